@@ -1,0 +1,34 @@
+"""The exceptions a user can cause. The command line turns them into one message and exit code 2.
+
+Everything else (``AssertionError``, a bare ``ValueError`` from torch) is our own mistake and keeps
+its traceback.
+"""
+
+
+class UserError(Exception):
+    """Base of all errors that the user can mend. The message says what was wanted, what was given
+    and what to do."""
+
+
+class ConfigError(UserError):
+    """A configuration field is unknown, of the wrong type or out of range."""
+
+
+class DataError(UserError):
+    """A corpus is missing, unreadable, empty or too small."""
+
+
+class StudyError(UserError):
+    """An unknown study or preset, or a study resumed with another specification."""
+
+
+class TrackingError(UserError):
+    """The tracking server does not answer or refuses the request."""
+
+
+class RunError(UserError):
+    """A run folder is missing, incomplete or of another kind than needed."""
+
+
+class OutputError(UserError):
+    """A folder or file cannot be written."""
