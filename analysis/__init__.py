@@ -1,1 +1,1 @@
-"""TODO docstring."""
+"""From run folders to a report. Reads records only; imports no torch, MLflow or Optuna."""

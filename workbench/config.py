@@ -319,7 +319,7 @@ class RunConfig(Section):
             blocks = self.model.head.num_blocks or max(2, layers // 4)
             model_update["head"] = self.model.head.model_copy(update={"num_blocks": blocks})
         ae = self.autoencoder
-        ae_update = {
+        ae_update: dict[str, Any] = {
             "mlp_width": ae.mlp_width or round(2.5 * ae.width),
             "init": ae.init or ("fan_in" if ae.width < FAN_IN_BELOW_WIDTH else "paper"),
         }

@@ -29,7 +29,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a nested mapping with dotted names set: ``{"model.chunk_size": 4}``."""
-    result = json.loads(json.dumps(tree))
+    result: dict[str, Any] = json.loads(json.dumps(tree))
     for dotted, value in overrides.items():
         node = result
         *parents, leaf = dotted.split(".")

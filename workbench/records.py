@@ -200,5 +200,16 @@ def read_autoencoder_report(run_dir: Path | str) -> AutoencoderReport | None:
 
 
 def find_runs(root: Path | str) -> list[Path]:
-    """All run folders under ``root``, oldest first."""
-    return sorted((path.parent for path in Path(root).rglob(RECORD)), key=lambda p: (p / CONFIG).stat().st_mtime)
+    """All run folders under ``root``, oldest first. Copies of records among MLflow's artifacts, and what
+    lies in hidden folders, are no runs."""
+    root = Path(root)
+
+    def is_run(path: Path) -> bool:
+        parts = path.relative_to(root).parts
+        return not any(part == "mlartifacts" or part.startswith(".") for part in parts)
+
+    def age(run_dir: Path) -> float:
+        config = run_dir / CONFIG
+        return (config if config.exists() else run_dir / RECORD).stat().st_mtime
+
+    return sorted((path.parent for path in root.rglob(RECORD) if is_run(path)), key=age)

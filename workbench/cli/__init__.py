@@ -1,1 +1,34 @@
-"""TODO docstring."""
+"""The ``calm`` command. Command bodies import what they need when they run, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from workbench.cli import report, run, study, ui
+
+app = typer.Typer(
+    name="calm",
+    help="Find out which Continuous Autoregressive Language Model to train.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for part in (run, study, report, ui):
+    part.register(app)
+
+
+def main() -> None:
+    """Entry point: an error that a user can mend is one message and exit code 2; an interruption is 130."""
+    from workbench.errors import UserError
+
+    try:
+        app()
+    except UserError as error:
+        print(f"calm: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("calm: interrupted; the same command continues where it stopped", file=sys.stderr)
+        sys.exit(130)

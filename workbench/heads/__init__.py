@@ -1,1 +1,14 @@
-"""TODO docstring."""
+"""Generative heads. ``HEADS`` is the table of alternatives; a new head is one file and one line here."""
+
+from __future__ import annotations
+
+from workbench.config import HeadConfig
+from workbench.heads.base import Head
+from workbench.heads.energy import EnergyHead
+
+HEADS: dict[str, type[EnergyHead]] = {"energy": EnergyHead}
+
+
+def build_head(config: HeadConfig, *, hidden_dim: int, latent_dim: int) -> Head:
+    """The head that ``config.kind`` names; ``config`` must be resolved."""
+    return HEADS[config.kind](config, hidden_dim=hidden_dim, latent_dim=latent_dim)

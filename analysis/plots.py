@@ -1,0 +1,379 @@
+"""The figures about compute, orders, correlation and importance. Each returns None where it would be empty."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from analysis import style
+from analysis.comparison import Comparison
+from analysis.correlation import Correlation
+from analysis.frontier import frontiers
+from analysis.style import GREY, INK, LIGHT, Label, Picture
+from analysis.table import FLOORS, ORDERS
+
+BRIERLM = "BrierLM (0 to 100)"
+_RING = {"all": style.ACCENT, "CALM": "#e08214"}
+
+
+def main_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | None:
+    """BrierLM against training FLOPs: all checkpoints, errors, frontiers, floors."""
+    points = comparison.evaluations
+    if points.empty:
+        return None
+    figure, axes = style.new_figure(style.WIDE)
+    for _, run in points.groupby("run_id", sort=False):
+        _curve(axes, run)
+    best = frontiers(points)
+    for (models, kind), part in best.groupby(["models", "kind_of_point"], sort=False):
+        look = {"color": _RING[models], "ls": "-" if kind == "constant" else (0, (5, 2))}
+        axes.plot(part["train_flops"], part["brierlm"], lw=1.6, alpha=0.75, **look)
+        ring = {"ms": 11 if models == "all" else 8.5, "mfc": "none", "mec": _RING[models], "mew": 1.3}
+        axes.plot(part["train_flops"], part["brierlm"], ls="", marker="o", **ring)
+    style.log_x(axes)
+    labels = _floor_lines(axes, floors)
+    for k in [*comparison_sizes(points), None]:
+        ends = points[points["K"] == k] if k is not None else points[points["kind"] == "baseline"]
+        if len(ends):
+            best_end = ends.sort_values("train_flops").groupby("run_id").tail(1)["brierlm"].max()
+            labels.append(Label(float(best_end), style.k_name(k), style.k_colour(k)))
+    from_zero(axes)
+    axes.set_xlabel("training FLOPs (executed, without autoencoder)")
+    axes.set_ylabel(BRIERLM)
+    _main_legend(axes, set(points["phase"]), list(dict.fromkeys(best["models"])) if len(best) else [])
+    style.label_right(axes, labels)
+    return style.render(
+        figure,
+        "frontier",
+        "BrierLM against training compute",
+        "Every checkpoint of every run with one standard error. Frontier points are ringed, those at constant rate joined "
+        "by a line, ends of decays by dashes. Dashed grey lines: n-gram tables on the same positions.",
+    )
+
+
+def from_zero(axes: Axes) -> None:
+    """Score axis from a little below 0, so that points at 0 are seen whole."""
+    top = axes.get_ylim()[1]
+    axes.set_ylim(-0.03 * top, top)
+
+
+def comparison_sizes(points: pd.DataFrame) -> list[int]:
+    return sorted(int(k) for k in points["K"].dropna().unique())
+
+
+def _curve(axes: Axes, run: pd.DataFrame) -> None:
+    """One run: line and points at constant rate, a star at the end of a decay, crosses during warm-up."""
+    first = run.iloc[0]
+    k = None if pd.isna(first["K"]) else int(first["K"])
+    colour = style.k_colour(k)
+    axes.plot(run["train_flops"], run["brierlm"], color=colour, lw=0.8, alpha=0.45)
+    shapes = {"constant": (style.k_marker(k), 4.5 if k is not None else 6.5), "decayed": ("*", 10.0)}
+    for phase, part in run.groupby("phase", sort=False):
+        marker, size = shapes.get(str(phase), ("x", 4.0))
+        axes.errorbar(
+            part["train_flops"],
+            part["brierlm"],
+            yerr=part["brierlm_se"],
+            fmt=marker,
+            ms=size,
+            color=colour,
+            mec="white" if marker != "x" else colour,
+            mew=0.5 if marker != "x" else 1.0,
+            elinewidth=0.8,
+            alpha=0.9,
+        )
+
+
+def _main_legend(axes: Axes, phases: set[str], models: list[str]) -> None:
+    """Explains only what occurs; K, baseline and floors are named beside their values."""
+    entries: list[Line2D] = []
+    for phase, label, marker in (("constant", "constant rate", "o"), ("decayed", "end of decay", "*")):
+        if phase in phases:
+            entries.append(Line2D([], [], label=label, color=GREY, marker=marker, ls="", ms=5 if marker == "o" else 10))
+    if phases - {"constant", "decayed"}:
+        entries.append(Line2D([], [], label="warm-up or mid-decay", color=GREY, marker="x", ls="", ms=5))
+    for model in models:
+        label = "frontier" if len(models) == 1 else f"frontier, {'all models' if model == 'all' else 'CALM only'}"
+        entries.append(Line2D([], [], label=label, color=_RING[model], marker="o", mfc="none", ms=9))
+    axes.figure.legend(handles=entries, loc="outside upper center", ncols=2, handlelength=1.8, columnspacing=1.8)
+
+
+def _floor_lines(axes: Axes, floors: pd.DataFrame) -> list[Label]:
+    labels = []
+    for table in FLOORS:
+        rows = floors[floors["table"] == table]
+        if len(rows):
+            value = float(rows["brierlm"].iloc[0])
+            axes.axhline(value, color=GREY, lw=1.0, ls=style.FLOOR_STYLES[table], zorder=1)
+            labels.append(Label(value, f"{table} {value:.2g}", GREY))
+    return labels
+
+
+def inference_figure(comparison: Comparison) -> Picture | None:
+    """Quality against the cost of using the model."""
+    return _scatter(
+        comparison,
+        "infer_flops_per_token",
+        "inference FLOPs per token",
+        "inference",
+        "BrierLM against inference compute",
+        log=True,
+    )
+
+
+def time_figure(comparison: Comparison) -> Picture | None:
+    """Quality against training seconds: FLOPs do not say how well hardware is used."""
+    return _scatter(
+        comparison,
+        "train_seconds",
+        "training time (s)",
+        "seconds",
+        "BrierLM against training time",
+        log=False,
+    )
+
+
+def _scatter(
+    comparison: Comparison, column: str, xlabel: str, name: str, title: str, *, log: bool
+) -> Picture | None:
+    runs = comparison.finals[comparison.finals[column] > 0]
+    if runs.empty:
+        return None
+    figure, axes = style.new_figure(style.SMALL)
+    labels = []
+    for k, part in groups_by_k(runs):
+        axes.errorbar(
+            part[column],
+            part["brierlm"],
+            yerr=part["brierlm_se"],
+            fmt=style.k_marker(k),
+            ms=6,
+            color=style.k_colour(k),
+            mec="white",
+            mew=0.5,
+            elinewidth=0.9,
+        )
+        labels.append(Label(float(part["brierlm"].max()), style.k_name(k), style.k_colour(k)))
+    if log:
+        style.log_x(axes)
+        axes.xaxis.set_major_locator(_few_log_ticks(axes))
+    else:
+        axes.set_xlim(left=0)
+    from_zero(axes)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(BRIERLM)
+    style.label_right(axes, labels)
+    return style.render(figure, name, title, f"Runs at the budget: {BRIERLM} over {xlabel}, one standard error.")
+
+
+def _few_log_ticks(axes: Axes) -> Any:
+    low, high = axes.get_xlim()
+    subs = (1.0,) if high / low > 30 else (1.0, 3.0) if high / low > 8 else (1.0, 2.0, 3.0, 5.0)
+    return style.LogLocator(subs=subs, numticks=6)
+
+
+def groups_by_k(runs: pd.DataFrame) -> list[tuple[int | None, pd.DataFrame]]:
+    """Per chunk size in order, the baselines last."""
+    groups: list[tuple[int | None, pd.DataFrame]] = []
+    for k in sorted(int(k) for k in runs["K"].dropna().unique()):
+        groups.append((k, runs[(runs["K"] == k).fillna(False)]))
+    baselines = runs[runs["kind"] == "baseline"]
+    return [*groups, (None, baselines)] if len(baselines) else groups
+
+
+def orders_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | None:
+    """Brier-1 ... Brier-4 of the best run of each K, with the n-gram tables' values."""
+    if comparison.finals.empty:
+        return None
+    figure, axes = style.new_figure(style.WIDE)
+    groups = groups_by_k(comparison.finals)
+    best = [(k, comparison.best(part)) for k, part in groups]
+    columns = [f"brier_{n}" for n in ORDERS]
+    positive = [v for _, run in best if run is not None for v in run[columns].astype(float) if v > 0]
+    tables = [(t, floors[floors["table"] == t].iloc[0]) for t in FLOORS if (floors["table"] == t).any()]
+    bottom = min(positive, default=0.01) / 3
+    x = np.asarray(ORDERS, dtype=float)
+    handles: list[Line2D] = []
+    for i, (k, run) in enumerate(best):
+        assert run is not None
+        offset = (i - (len(best) - 1) / 2) * 0.12
+        values = run[columns].to_numpy(dtype=float)
+        errors = run[[f"brier_{n}_se" for n in ORDERS]].to_numpy(dtype=float)
+        shown = values > 0
+        low = np.minimum(errors, np.maximum(values, bottom) - bottom * 0.8)
+        axes.errorbar(
+            x[shown] + offset,
+            values[shown],
+            yerr=np.stack([low[shown], errors[shown]]),
+            fmt=style.k_marker(k),
+            ms=7,
+            color=style.k_colour(k),
+            mec="white",
+            mew=0.5,
+            elinewidth=1.0,
+        )
+        axes.plot(
+            x[~shown] + offset,
+            np.full(int((~shown).sum()), bottom),
+            ls="",
+            marker="$↓$",
+            ms=9,
+            color=style.k_colour(k),
+        )
+        handles.append(Line2D([], [], ls="", marker=style.k_marker(k), color=style.k_colour(k), label=style.k_name(k)))
+    for table, row in tables:
+        values = row[columns].to_numpy(dtype=float)
+        for n, value in zip(ORDERS, values, strict=True):
+            if value > bottom:
+                axes.plot([n - 0.36, n + 0.36], [value, value], color=GREY, lw=1.4, ls=style.FLOOR_STYLES[table])
+        handles.append(Line2D([], [], color=GREY, lw=1.4, ls=style.FLOOR_STYLES[table], label=f"{table} table"))
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=bottom * 0.8)
+    axes.yaxis.set_major_formatter(style.FuncFormatter(lambda v, _: f"{v:g}"))
+    axes.set_xticks(list(ORDERS), [f"Brier-{n}" for n in ORDERS])
+    axes.grid(axis="x", visible=False)
+    axes.set_ylabel("Brier-n (%, log scale)")
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, columnspacing=1.2, handlelength=1.8)
+    return style.render(
+        figure,
+        "orders",
+        "Brier-1 to Brier-4 of the best run of each K",
+        "Best run of each K at the budget, one standard error; an arrow at the bottom is a value of 0 or less, "
+        "which makes BrierLM 0.",
+    )
+
+
+def correlation_figure(result: Correlation) -> Picture | None:
+    """BrierLM against cross-entropy, darker with more compute."""
+    if result.num_points < 2:
+        return None
+    points = result.points
+    figure, axes = style.new_figure(style.WIDE)
+    runs = list(dict.fromkeys(points["run_id"]))
+    markers = ["P", "o", "s", "^", "D", "v", "<", ">"]
+    flops = np.log(points["train_flops"].to_numpy(dtype=float))
+    spread = float(flops.max() - flops.min()) or 1.0
+    for i, run_id in enumerate(runs):
+        part = points[points["run_id"] == run_id]
+        shade = 0.72 - 0.72 * (np.log(part["train_flops"].to_numpy(dtype=float)) - flops.min()) / spread
+        axes.errorbar(
+            part["cross_entropy"], part["brierlm"], yerr=part["brierlm_se"], fmt="none", ecolor=LIGHT, elinewidth=1
+        )
+        axes.scatter(
+            part["cross_entropy"],
+            part["brierlm"],
+            c=[str(round(float(s), 4)) for s in shade],
+            marker=markers[i % len(markers)],
+            s=42,
+            edgecolors=INK,
+            linewidths=0.5,
+            zorder=3,
+        )
+    if result.slope is not None and result.intercept is not None:
+        x = np.asarray([points["cross_entropy"].min(), points["cross_entropy"].max()], dtype=float)
+        axes.plot(x, result.intercept + result.slope * x, color=style.ACCENT, lw=1.4, zorder=2)
+        sign = "−" if result.slope < 0 else "+"
+        axes.text(
+            0.98,
+            0.97,
+            f"least squares: {result.intercept:.3g} {sign} {abs(result.slope):.3g} · cross-entropy",
+            transform=axes.transAxes,
+            ha="right",
+            va="top",
+            color=style.ACCENT,
+            fontsize=9,
+        )
+    axes.set_xlabel("cross-entropy (nats per token)")
+    axes.set_ylabel(BRIERLM)
+    return style.render(
+        figure,
+        "correlation",
+        "BrierLM against cross-entropy (token baselines)",
+        f"{result.num_points} checkpoints of {result.num_runs} runs; one marker shape a run, darker with more "
+        "training compute; one standard error.",
+    )
+
+
+def importance_figure(importance: dict[str, float], names: dict[str, str]) -> Picture | None:
+    """Shares of the score's variance as the study computed them."""
+    if not importance:
+        return None
+    ordered = sorted(importance.items(), key=lambda item: (item[1], item[0]))
+    figure, axes = style.new_figure((style.WIDE[0], 0.9 + 0.42 * len(ordered)))
+    texts = [names.get(name, name) for name, _ in ordered]
+    values = [value for _, value in ordered]
+    axes.barh(texts, values, color=style.GREY, height=0.6)
+    for i, value in enumerate(values):
+        axes.annotate(f"{value:.2f}", (value, i), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
+    axes.set_xlim(0, max(max(values) * 1.12, 1e-9))
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("importance (share of the score's variation explained)")
+    return style.render(figure, "importance", "Parameter importance", "As computed by the study over its trials.")
+
+
+def cost_figure(comparison: Comparison) -> Picture | None:
+    """Where the FLOPs went: language model and autoencoder, mean over the runs of each K."""
+    runs = comparison.finals.dropna(subset=["train_flops"])
+    if runs.empty:
+        return None
+    groups = groups_by_k(runs)[::-1]
+    figure, axes = style.new_figure((style.SMALL[0], 1.5 + 0.45 * len(groups)))
+    names = [style.k_name(k).replace("token ", "") for k, _ in groups]
+    model = [float(part["train_flops"].mean()) for _, part in groups]
+    extra = [float(part["autoencoder_train_flops"].fillna(0.0).mean()) for _, part in groups]
+    scale = 10.0 ** np.floor(np.log10(max(m + e for m, e in zip(model, extra, strict=True))))
+    axes.barh(names, np.asarray(model) / scale, color=[style.k_colour(k) for k, _ in groups], height=0.55)
+    axes.barh(
+        names,
+        np.asarray(extra) / scale,
+        left=np.asarray(model) / scale,
+        color="white",
+        edgecolor=[style.k_colour(k) for k, _ in groups],
+        hatch="////",
+        height=0.55,
+    )
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(f"training compute ({style.power_of_ten(scale)} FLOPs)")
+    handles = [
+        Line2D([], [], ls="", marker="s", ms=8, color=GREY, label="language model"),
+        Line2D([], [], ls="", marker="s", ms=8, mfc="white", mec=GREY, label="autoencoder"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, columnspacing=1.0, handletextpad=0.2)
+    return style.render(
+        figure,
+        "cost",
+        "Where the training compute went",
+        "Mean over the runs at the budget; the autoencoder (hatched) is charged in full to every run.",
+    )
+
+
+def speed_figure(comparison: Comparison) -> Picture | None:
+    """Tokens per second in training."""
+    runs = comparison.finals[comparison.finals["tokens_per_second"] > 0]
+    if runs.empty:
+        return None
+    groups = groups_by_k(runs)[::-1]
+    figure, axes = style.new_figure((style.SMALL[0], 1.5 + 0.45 * len(groups)))
+    for i, (k, part) in enumerate(groups):
+        speeds = part["tokens_per_second"].to_numpy(dtype=float) / 1000
+        axes.plot(speeds, jitter(len(speeds), i, 0.3), ls="", marker=style.k_marker(k), ms=5, color=style.k_colour(k))
+    axes.set_yticks(range(len(groups)), [style.k_name(k).replace("token ", "") for k, _ in groups])
+    axes.set_ylim(-0.6, len(groups) - 0.4)
+    axes.set_xlim(left=0)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("training speed (1,000 tokens/s)")
+    return style.render(figure, "speed", "Training speed", "One point a run at the budget.")
+
+
+def jitter(num: int, centre: float, width: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Evenly spread positions around ``centre`` (no randomness: the figure must not change)."""
+    if num == 1:
+        return np.asarray([centre], dtype=float)
+    order = np.argsort((np.arange(num) * 0.6180339887) % 1.0)
+    places = np.empty(num)
+    places[order] = np.linspace(-width / 2, width / 2, num)
+    return centre + places

@@ -1,0 +1,177 @@
+"""The figures about parameters and autoencoders. Each returns None where it would be empty."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from analysis import style
+from analysis.ablation import categories
+from analysis.comparison import Comparison
+from analysis.plots import BRIERLM, from_zero, groups_by_k, jitter
+from analysis.stats import mean_of
+from analysis.style import GREY, INK, Picture
+
+
+def parameter_figure(comparison: Comparison, name: str, title: str) -> Picture | None:
+    """BrierLM of the runs at the budget against one parameter; colour is K, black the mean over all."""
+    runs = comparison.calm
+    if runs.empty or name not in runs or runs[name].dropna().empty:
+        return None
+    labels = categories(runs[name])
+    values = list(labels.cat.categories)
+    figure, axes = style.new_figure(style.SMALL)
+    groups = groups_by_k(runs)
+    is_k = name == "model.chunk_size"
+    for x, value in enumerate(values):
+        here = runs[labels == value]
+        for i, (k, part) in enumerate(groups):
+            scores = part[part.index.isin(here.index)]
+            if scores.empty:
+                continue
+            centre = float(x) - 0.1 if is_k else x + (i - (len(groups) - 1) / 2) * 0.5 / len(groups) - 0.1
+            axes.errorbar(
+                jitter(len(scores), centre, 0.24 if is_k else 0.36 / len(groups)),
+                scores["brierlm"],
+                yerr=scores["brierlm_se"],
+                fmt=style.k_marker(k),
+                ms=4.5,
+                color=style.k_colour(k),
+                mec="white",
+                mew=0.4,
+                elinewidth=0.7,
+                alpha=0.85,
+            )
+        _mean_mark(axes, x + 0.3, here["brierlm"].tolist())
+    axes.set_xticks(range(len(values)), values)
+    axes.set_xlim(-0.55, len(values) - 0.35)
+    from_zero(axes)
+    axes.grid(axis="x", visible=False)
+    axes.set_xlabel(title)
+    axes.set_ylabel(BRIERLM)
+    handles = [
+        Line2D([], [], ls="", marker=style.k_marker(k), color=style.k_colour(k), label=style.k_name(k))
+        for k, _ in groups
+    ]
+    handles.append(Line2D([], [], ls="", marker="_", ms=9, mew=2, color=INK, label="mean"))
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=4, handletextpad=0.1, columnspacing=0.7, fontsize=8.5
+    )
+    return style.render(
+        figure,
+        "by-" + "".join(c if c.isalnum() else "-" for c in name),
+        f"BrierLM against {title}",
+        "One point a run at the budget with one standard error; black: mean of all runs with this value and its "
+        "95 % t interval (none for a single run). Not adjusted for the other parameters: see the table.",
+    )
+
+
+def _mean_mark(axes: Axes, x: float, values: list[float]) -> None:
+    mean = mean_of(values)
+    axes.plot([x - 0.09, x + 0.09], [mean.value, mean.value], color=INK, lw=2)
+    if mean.low is not None and mean.high is not None:
+        axes.plot([x, x], [mean.low, mean.high], color=INK, lw=1)
+
+
+_LINES: list[Any] = ["-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5))]
+
+
+def noise_figures(autoencoders: pd.DataFrame) -> list[Picture]:
+    """One figure per K: reconstruction under latent noise, colour = latent dimension, dashes = KL floor."""
+    latents = sorted(autoencoders["latent_dim"].unique())
+    kl_floors = sorted(autoencoders["kl_floor"].unique())
+    return [
+        _noise_figure(int(k), part, latents, kl_floors) for k, part in autoencoders.groupby("K", sort=True) if len(part)
+    ]
+
+
+def _noise_figure(k: int, rows: pd.DataFrame, latents: list[int], kl_floors: list[float]) -> Picture:
+    figure, axes = style.new_figure((style.SMALL[0], 3.7))
+    # an accuracy of 1 is "no error among the tokens looked at": draw it at half an error
+    resolution = 0.5 / (float(rows["num_chunks"].max()) * k)
+    for _, line in rows.groupby("hash", sort=False):
+        first = line.iloc[0]
+        axes.plot(
+            line["noise"],
+            np.maximum(1.0 - line["accuracy"].to_numpy(dtype=float), resolution),
+            color=style.ordinal(latents.index(first["latent_dim"]), len(latents)),
+            ls=_LINES[kl_floors.index(first["kl_floor"]) % len(_LINES)],
+            marker=style.k_marker(k),
+            ms=4,
+            lw=1.4,
+        )
+    axes.set_yscale("log")
+    axes.invert_yaxis()
+    axes.yaxis.set_major_formatter(style.FuncFormatter(lambda value, _: f"{100 * (1 - value):.10g}"))
+    axes.yaxis.set_minor_formatter(style.NullFormatter())
+    axes.set_xlabel("standard deviation of the noise added to μ")
+    axes.set_ylabel("tokens reconstructed (%)")
+    handles = [
+        Line2D([], [], color=style.ordinal(latents.index(v), len(latents)), lw=2, label=f"L = {v}")
+        for v in latents
+        if (rows["latent_dim"] == v).any()
+    ]
+    handles += [
+        Line2D([], [], color=GREY, ls=_LINES[kl_floors.index(v) % len(_LINES)], lw=1.4, label=f"λ = {v:g}")
+        for v in kl_floors
+        if (rows["kl_floor"] == v).any()
+    ]
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=3, columnspacing=0.8, handlelength=2.2, fontsize=8.5
+    )
+    return style.render(
+        figure,
+        f"noise-k{k}",
+        f"Autoencoder under noise, K = {k}",
+        "Held-out tokens reconstructed when Gaussian noise is added to the latent mean; the axis spreads the last "
+        "per cent (log of the error). L latent dimension, λ KL floor.",
+    )
+
+
+def kl_figure(kl_per_dim: pd.DataFrame) -> Picture | None:
+    """KL per latent dimension, sorted: what carries information and what collapsed."""
+    return _sorted_figure(kl_per_dim, "kl", "KL (nats)", "kl", "KL per latent dimension", descending=True)
+
+
+def std_figure(kl_per_dim: pd.DataFrame) -> Picture | None:
+    """σ per latent dimension, sorted."""
+    return _sorted_figure(kl_per_dim, "std", "σ (root mean square)", "sigma", "σ per latent dimension", descending=False)
+
+
+def _sorted_figure(
+    rows: pd.DataFrame, column: str, ylabel: str, name: str, title: str, *, descending: bool
+) -> Picture | None:
+    if rows.empty:
+        return None
+    figure, axes = style.new_figure(style.SMALL)
+    kl_floors = sorted(rows["kl_floor"].unique())
+    for _, part in rows.groupby("hash", sort=False):
+        first = part.iloc[0]
+        values = np.sort(part[column].to_numpy(dtype=float))
+        axes.plot(
+            np.arange(1, len(values) + 1),
+            values[::-1] if descending else values,
+            color=style.k_colour(int(first["K"])),
+            ls=_LINES[kl_floors.index(first["kl_floor"]) % len(_LINES)],
+            lw=1.3,
+        )
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("latent dimension, sorted by " + ("KL" if column == "kl" else "σ"))
+    axes.set_ylabel(ylabel)
+    handles = [
+        Line2D([], [], color=style.k_colour(int(k)), lw=2, label=style.k_name(int(k)))
+        for k in sorted(rows["K"].unique())
+    ]
+    handles += [
+        Line2D([], [], color=GREY, ls=_LINES[i % len(_LINES)], lw=1.4, label=f"λ = {v:g}")
+        for i, v in enumerate(kl_floors)
+    ]
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=3, columnspacing=0.8, handlelength=2.2, fontsize=8.5
+    )
+    text = "One line an autoencoder, colour K, dashes λ; its length is the latent dimension."
+    return style.render(figure, name, title, text)

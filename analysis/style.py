@@ -1,0 +1,227 @@
+"""One look for all figures: colours per K, fonts, files that are the same byte for byte.
+
+K has an ordinal palette (viridis order, dark to light, safe for the common colour blindnesses and in
+grey) and a marker of its own, the same in every figure; token baselines are black, n-gram floors grey.
+Figures are built on ``Figure`` objects with the Agg and SVG canvases; pyplot's global state is untouched.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+WIDE = (5.3, 4.2)
+"""Inches; a figure of its own row. Labels stay legible at half a page and on a phone."""
+SMALL = (3.8, 3.3)
+"""Inches; figures that stand side by side on a wide screen and below each other on a phone."""
+DPI = 200
+
+INK, GREY, LIGHT, ACCENT = "#111111", "#6b6b6b", "#c9c9c9", "#b3362b"
+FLOOR_STYLES = {"unigram": (0, (1, 2)), "bigram": (0, (4, 2)), "trigram": (0, (8, 2, 1, 2))}
+
+_K_COLOURS = ["#440154", "#31688e", "#20a386", "#b5a100", "#d95f02"]
+_K_MARKERS = ["o", "s", "^", "D", "v"]
+_ORDINAL = ["#0b3c5d", "#2b7bba", "#7fb2dd", "#e0a458", "#c8553d", "#7d2e2e"]
+
+_RC = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
+    "font.size": 10,
+    "axes.labelsize": 10,
+    "axes.titlesize": 10.5,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "calm",
+    "text.parse_math": False,  # names of runs may hold dollar signs
+    "axes.unicode_minus": True,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A rendered figure. ``name`` is its file name, ``text`` says in words what it shows."""
+
+    name: str
+    title: str
+    text: str
+    svg: str
+    png: bytes
+    small: bool
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """The settings above, for the time of one figure."""
+    with matplotlib.rc_context(_RC):
+        yield
+
+
+def new_figure(size: tuple[float, float] = WIDE) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def render(figure: Figure, name: str, title: str, text: str) -> Picture:
+    """SVG text and PNG bytes, without dates or versions."""
+    svg, png = io.StringIO(), io.BytesIO()
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+    content = "\n".join(line.rstrip() for line in svg.getvalue().splitlines()) + "\n"
+    return Picture(name, title, text, content, png.getvalue(), small=figure.get_figwidth() < 5)
+
+
+def inline(picture: Picture, escaped_text: str) -> str:
+    """The SVG as an element of an HTML page: no prologue, no metadata, ids of its own, scalable.
+
+    ``escaped_text``: its description, already escaped for an attribute."""
+    body = picture.svg[picture.svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    head, rest = body.split(">", 1)
+    head = re.sub(r'\s(?:width|height)="[^"]*"', "", head)
+    rest = re.sub(r'\bid="([^"]+)"', rf'id="{picture.name}-\1"', rest)
+    rest = re.sub(r"url\(#([^)]+)\)", rf"url(#{picture.name}-\1)", rest)
+    rest = re.sub(r'href="#([^"]+)"', rf'href="#{picture.name}-\1"', rest)
+    return f'{head} role="img" aria-label="{escaped_text}">{rest}'
+
+
+def k_colour(k: int | None) -> str:
+    """Colour of a chunk size; None is the token baseline."""
+    return INK if k is None else _K_COLOURS[_k_index(k)]
+
+
+def k_marker(k: int | None) -> str:
+    return "P" if k is None else _K_MARKERS[_k_index(k)]
+
+
+def k_name(k: int | None) -> str:
+    return "token baseline" if k is None else f"K = {k}"
+
+
+def _k_index(k: int) -> int:
+    return min(int(math.log2(max(k, 1))), len(_K_COLOURS) - 1)
+
+
+def ordinal(index: int, num: int) -> str:
+    """Colour ``index`` of ``num`` for anything ordered that is not K."""
+    if num <= 1:
+        return _ORDINAL[0]
+    return _ORDINAL[round(index * (len(_ORDINAL) - 1) / max(num - 1, 1))]
+
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def power_of_ten(value: float) -> str:
+    """1e11 as 10¹¹, 3e11 as 3×10¹¹."""
+    if value <= 0 or not math.isfinite(value):
+        return f"{value:g}"
+    exponent = math.floor(math.log10(value) + 1e-9)
+    mantissa = value / 10**exponent
+    head = "" if abs(mantissa - 1) < 1e-6 else f"{mantissa:.2g}×"
+    return f"{head}10{str(exponent).translate(_SUPERSCRIPTS)}"
+
+
+def log_x(axes: Axes) -> None:
+    """Logarithmic x axis with 1, 2, 5 labelled over short ranges and powers of ten over long ones."""
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    if high / low < 30:
+        subs: Sequence[float] = (1.0, 2.0, 5.0) if high / low > 4 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+        axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions near ``wanted`` that are at least ``gap`` apart and within [low, high] where it fits.
+
+    Groups that touch share their mean place (as in pooled regression); order is kept."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    blocks: list[list[float]] = []  # mean of (wanted - offset), members
+    for rank in order:
+        blocks.append([wanted[rank], 1.0])
+        while len(blocks) > 1 and _top(blocks[-2], gap) > _bottom(blocks[-1], gap) - gap:
+            centre, num = blocks.pop()
+            below, below_num = blocks.pop()
+            total = num + below_num
+            blocks.append([(centre * num + below * below_num) / total, total])
+    placed: list[float] = []
+    for centre, num in blocks:
+        placed += [centre + (i - (num - 1) / 2) * gap for i in range(int(num))]
+    if placed and placed[0] < low:
+        for i in range(len(placed)):
+            placed[i] = max(placed[i], low + i * gap)
+    if placed and placed[-1] > high:
+        for i in range(len(placed)):
+            j = len(placed) - 1 - i
+            placed[j] = min(placed[j], high - i * gap)
+    result = [0.0] * len(wanted)
+    for place, rank in zip(placed, order, strict=True):
+        result[rank] = place
+    return result
+
+
+def _top(block: list[float], gap: float) -> float:
+    return block[0] + (block[1] - 1) / 2 * gap
+
+
+def _bottom(block: list[float], gap: float) -> float:
+    return block[0] - (block[1] - 1) / 2 * gap
+
+
+@dataclass(frozen=True)
+class Label:
+    y: float
+    text: str
+    colour: str
+
+
+def label_right(axes: Axes, labels: Sequence[Label], *, size: float = 9) -> None:
+    """Names in the right margin beside their values, moved apart where they would touch, with a thin
+    leader from the value to its name. Call after the limits are final."""
+    if not labels:
+        return
+    transform = axes.transData + axes.transAxes.inverted()
+    x = axes.get_xlim()[1]
+    wanted = [float(transform.transform((x, label.y))[1]) for label in labels]
+    height = axes.figure.get_figheight() * 0.80 * 72
+    places = spread(wanted, size * 1.30 / height, 0.0, 1.0)
+    for label, at, place in zip(labels, wanted, places, strict=True):
+        axes.annotate(
+            label.text,
+            xy=(1.0, at),
+            xytext=(1.035, place),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            va="center",
+            ha="left",
+            fontsize=size,
+            color=label.colour,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": label.colour, "lw": 0.6, "shrinkA": 0, "shrinkB": 0},
+        )

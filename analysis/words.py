@@ -1,0 +1,195 @@
+"""Numbers and names as a reader sees them, and LaTeX that survives any name."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from analysis.stats import Difference, Mean
+from analysis.style import power_of_ten
+
+NAMES = {
+    "model.chunk_size": "chunk size K",
+    "autoencoder.latent_dim": "latent dimension L",
+    "autoencoder.kl_floor": "KL floor λ_KL (nats)",
+    "autoencoder.kl_weight": "KL weight β",
+    "model.head.alpha": "energy exponent α",
+    "model.head.num_samples": "model samples N",
+    "model.head.num_targets": "target samples M",
+    "model.backbone.width": "width D",
+    "model.backbone.num_layers": "layers",
+    "model.input_mode": "input mode",
+    "optim.lr": "learning rate",
+}
+SHORT = {
+    "model.chunk_size": "K",
+    "autoencoder.latent_dim": "L",
+    "autoencoder.kl_floor": "λ",
+    "autoencoder.kl_weight": "β",
+    "model.head.alpha": "α",
+    "model.head.num_samples": "N",
+    "model.head.num_targets": "M",
+    "model.backbone.width": "D",
+    "model.backbone.num_layers": "layers",
+    "optim.lr": "rate",
+}
+MISSING = "–"
+PHASES = {"constant": "at constant rate", "decayed": "each at the end of its decay"}
+
+
+@dataclass(frozen=True)
+class Link:
+    """A cell that leads somewhere."""
+
+    text: str
+    href: str
+
+
+Cell = str | Link
+
+
+@dataclass(frozen=True)
+class Table:
+    """Ready to be shown; ``numeric`` holds the indices of right-aligned columns."""
+
+    name: str
+    caption: str
+    columns: list[str]
+    rows: list[list[Cell]]
+    numeric: frozenset[int] = field(default_factory=frozenset)
+
+
+def name_of(parameter: str) -> str:
+    return NAMES.get(parameter, parameter)
+
+
+def short_of(parameter: str) -> str:
+    return SHORT.get(parameter, parameter.rsplit(".", 1)[-1])
+
+
+def missing(value: object) -> bool:
+    """None, not-a-number and pandas' NA."""
+    return value is None or str(value) in ("nan", "<NA>", "NaT")
+
+
+def number(value: object, digits: int = 2) -> str:
+    """Fixed decimals with a real minus sign; a dash where there is nothing."""
+    if missing(value):
+        return MISSING
+    result = float(str(value))
+    if not math.isfinite(result):
+        return "∞" if result > 0 else "−∞"
+    text = f"{result:.{digits}f}"
+    return text.replace("-", "−") if float(text) else text.replace("-", "")
+
+
+def plus_minus(value: object, error: object, digits: int = 2) -> str:
+    if missing(value):
+        return MISSING
+    return number(value, digits) if missing(error) else f"{number(value, digits)} ± {number(error, digits)}"
+
+
+def flops(value: object) -> str:
+    """1.2×10¹²."""
+    if missing(value):
+        return MISSING
+    amount = float(str(value))
+    if amount <= 0:
+        return "0"
+    exponent = math.floor(math.log10(amount) + 1e-9)
+    return f"{amount / 10**exponent:.2f}×{power_of_ten(10.0**exponent)}"
+
+
+def whole(value: object) -> str:
+    return MISSING if missing(value) else f"{round(float(str(value))):,}"
+
+
+def plain(value: object) -> str:
+    """A configuration value."""
+    if missing(value):
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    try:
+        return f"{float(str(value)):.6g}"
+    except ValueError:
+        return str(value)
+
+
+def interval(low: float | None, high: float | None, digits: int = 2) -> str:
+    return MISSING if low is None or high is None else f"[{number(low, digits)}, {number(high, digits)}]"
+
+
+def mean_words(mean: Mean) -> str:
+    """Mean with its interval where there is one."""
+    if mean.num == 0:
+        return MISSING
+    return number(mean.value) + (f" {interval(mean.low, mean.high)}" if mean.low is not None else "")
+
+
+def difference_words(difference: Difference) -> str:
+    sign = "+" if difference.value > 0 else ""
+    bounds = f" {interval(difference.low, difference.high)}" if difference.low is not None else " (no interval)"
+    return f"{sign}{number(difference.value)}{bounds}"
+
+
+def mlflow_url(uri: object, experiment: object, run: object) -> str | None:
+    """Page of a run; where runs were tracked in a file, the page that ``calm ui`` serves."""
+    if missing(experiment) or missing(run):
+        return None
+    base = str(uri).rstrip("/") if str(uri).startswith(("http://", "https://")) else "http://127.0.0.1:5000"
+    return f"{base}/#/experiments/{quote(str(experiment), safe='')}/runs/{quote(str(run), safe='')}"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "×": r"$\times$",
+    "·": r"$\cdot$",
+    "–": r"--",
+    "∞": r"$\infty$",
+    "λ": r"$\lambda$",
+    "β": r"$\beta$",
+    "α": r"$\alpha$",
+    "σ": r"$\sigma$",
+    "μ": r"$\mu$",
+    **{mark: f"$^{{{plain_mark}}}$" for mark, plain_mark in zip("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789", strict=True)},
+    "\n": " ",
+}
+
+
+def latex_escape(text: str) -> str:
+    """Text that LaTeX sets as it is written."""
+    return "".join(_LATEX.get(c, c) for c in text)
+
+
+def to_latex(table: Table) -> str:
+    """A booktabs table; needs the packages booktabs and (for quotes) fontenc with T1."""
+    alignment = "".join("r" if i in table.numeric else "l" for i in range(len(table.columns)))
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{latex_escape(table.caption)}}}",
+        rf"\begin{{tabular}}{{{alignment}}}",
+        r"\toprule",
+        " & ".join(latex_escape(c) for c in table.columns) + r" \\",
+        r"\midrule",
+    ]
+    for row in table.rows:
+        lines.append(" & ".join(latex_escape(c.text if isinstance(c, Link) else c) for c in row) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"

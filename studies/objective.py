@@ -1,0 +1,293 @@
+"""What one Optuna trial does: one run per seed through ``workbench.runner``, a score, pruning.
+
+Outcomes: COMPLETE with the mean score; PRUNED when the pruner stopped the first seed's run (searches
+only) or a loss was not finite (searches only, so that the sampler learns to avoid the setting); FAIL with
+the reason in the trial's attribute ``reason``. A run interrupted by a signal leaves a folder
+ready to be resumed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from studies import space, storage
+from studies.spec import describe
+from studies.storage import Launch
+from workbench import records
+from workbench.config import RunConfig
+from workbench.config_file import load_config
+from workbench.errors import StudyError, UserError
+from workbench.home import Home
+from workbench.records import Evaluation, RunRecord
+from workbench.tracking import Tracker
+
+
+class Execute(Protocol):
+    """The signature of ``workbench.runner.execute``."""
+
+    def __call__(
+        self,
+        config: RunConfig,
+        run_dir: Path,
+        *,
+        home: Home,
+        identity: Any,
+        tracker: Tracker | None = None,
+        on_evaluation: Callable[[Evaluation], None] | None = None,
+    ) -> RunRecord: ...
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What trials need of ``workbench.runner``."""
+
+    execute: Execute
+    identity: Callable[..., Any]
+    stop_run: type[Exception]
+
+
+DEFAULT_RUNNER = "workbench.runner:execute"
+
+
+def load_runner(spec: str = DEFAULT_RUNNER) -> Runner:
+    """``module:function`` with the signature of ``workbench.runner.execute``; the module also offers
+    ``Identity`` and ``StopRun`` as that one does."""
+    module_name, _, function = spec.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+        return Runner(getattr(module, function), module.Identity, module.StopRun)
+    except (ImportError, AttributeError, ValueError) as error:
+        if spec == DEFAULT_RUNNER:
+            raise
+        raise StudyError(
+            f"--execute wants module:function (a module with Identity and StopRun), {spec!r} given: {error}"
+        ) from None
+
+
+class Pruned(optuna.TrialPruned):  # type: ignore[misc]
+    """The trial ends here; the message is the reason."""
+
+
+class NotFinite(RuntimeError):
+    """A cell's loss was not finite."""
+
+
+@dataclass
+class Worker:
+    """What a worker process brings to every trial it runs, and what the trial tells it."""
+
+    launch: Launch
+    runner: Runner
+    tracker: Tracker | None
+    threads: int
+    identity: dict[str, Any]
+    """host, pid, started, index: who runs the trial."""
+    stopping: Callable[[], bool] = lambda: False
+    """Asked at every evaluation; True interrupts the run."""
+    error: UserError | None = None
+    """A mistake of the user that ends the launch."""
+    interruptible: bool = False
+    """A signal may interrupt now: the trial is claimed and its run can be resumed."""
+    interrupted: list[int] = field(default_factory=list)
+
+
+def search_objective(trial: optuna.Trial, worker: Worker, claimed: Callable[[], None]) -> float:
+    """One trial of the search. ``claimed`` is called as soon as its parameters and seeds are stored."""
+    with _bookkeeping(trial, worker):
+        spec = worker.launch.spec
+        config = space.suggest(trial, spec)
+        if "seeds" not in trial.user_attrs:
+            used = used_seeds(trial.study.get_trials(deepcopy=False), trial.number, trial.params)
+            trial.set_user_attr("seeds", space.next_seeds(spec.seeds, used))
+        seeds = trial.user_attrs["seeds"]
+        run_ids = _run_ids(trial, f"t{trial.number:03d}", seeds)
+        claimed()
+        label = f"t{trial.number:03d} {describe(trial.params)}"
+        return _mean_score(trial, worker, config, seeds, run_ids, role="trial", label=label)
+
+
+def cell_objective(trial: optuna.Trial, worker: Worker, claimed: Callable[[], None]) -> float:
+    """One fixed cell: a token baseline or a sensitivity check of the best setting."""
+    with _bookkeeping(trial, worker):
+        spec = worker.launch.spec
+        names = [*spec.baselines, *spec.check_names]
+        cell = trial.suggest_categorical("cell", names)
+        if _taken(trial, cell):
+            raise Pruned(f"cell {cell} is another worker's")
+        is_check = cell in spec.check_names
+        prefix = cell
+        if is_check:
+            best = trial.user_attrs["of_trial"]
+            prefix = f"{cell}-t{best:03d}"
+            config = space.check_config(spec, cell, worker.launch.search.get_trials(deepcopy=False)[best].params)
+        else:
+            config = space.baseline_config(spec, cell)
+        seeds = list(range(spec.seeds))
+        run_ids = _run_ids(trial, prefix, seeds)
+        claimed()
+        role = "check" if is_check else "baseline"
+        return _mean_score(trial, worker, config, seeds, run_ids, role=role, label=prefix)
+
+
+def used_seeds(trials: list[FrozenTrial], number: int, params: dict[str, Any]) -> set[int]:
+    """Seeds with which other trials train, or trained, the setting ``params``; failed ones do not count."""
+    return {
+        seed
+        for other in trials
+        if other.number != number and other.state != TrialState.FAIL and other.params == params
+        for seed in other.user_attrs.get("seeds", [])
+    }
+
+
+def _taken(trial: optuna.Trial, cell: str) -> bool:
+    """Whether an earlier trial has the cell: workers of several hosts asked at the same moment."""
+    of = trial.user_attrs.get("of_trial")
+    return any(
+        other.number < trial.number
+        and other.state in (TrialState.COMPLETE, TrialState.RUNNING)
+        and storage.cell_of(other) == cell
+        and other.user_attrs.get("of_trial") == of
+        for other in trial.study.get_trials(deepcopy=False)
+    )
+
+
+def _run_ids(trial: optuna.Trial, prefix: str, seeds: list[int]) -> list[str]:
+    """Names of the run folders, fixed at the first attempt and inherited by retries."""
+    if "runs" not in trial.user_attrs:
+        trial.set_user_attr("runs", [f"{prefix}-s{seed}" for seed in seeds])
+    runs: list[str] = trial.user_attrs["runs"]
+    return runs
+
+
+def _mean_score(
+    trial: optuna.Trial,
+    worker: Worker,
+    config: RunConfig,
+    seeds: list[int],
+    run_ids: list[str],
+    *,
+    role: str,
+    label: str,
+) -> float:
+    scores = []
+    for seed, run_id in zip(seeds, run_ids, strict=True):
+        name = f"{label} s{seed}"
+        prunable = role == "trial" and seed == seeds[0]
+        record = _run(trial, worker, config, seed, run_id, role=role, name=name, prunable=prunable)
+        scores.append(_score(record, role))
+        trial.set_user_attr("scores", scores)
+    return sum(scores) / len(scores)
+
+
+def _run(
+    trial: optuna.Trial,
+    worker: Worker,
+    config: RunConfig,
+    seed: int,
+    run_id: str,
+    *,
+    role: str,
+    name: str,
+    prunable: bool,
+) -> RunRecord:
+    launch = worker.launch
+    run_dir = launch.folder / run_id
+    with storage.run_folder_lock(launch.folder, run_id):
+        if (run_dir / records.CONFIG).exists():
+            # As it was started: the number of threads is part of a run that is to be resumed exactly.
+            config = load_config(run_dir / records.CONFIG)
+        else:
+            config = space.with_seed(config, seed, name=name, threads=worker.threads)
+        return worker.runner.execute(
+            config,
+            run_dir,
+            home=launch.home,
+            identity=worker.runner.identity(study=launch.name, role=role, trial=trial.number, name=name),
+            tracker=worker.tracker,
+            on_evaluation=_on_evaluation(trial, worker, run_dir, config, prunable),
+        )
+
+
+def _on_evaluation(
+    trial: optuna.Trial, worker: Worker, run_dir: Path, config: RunConfig, prunable: bool
+) -> Callable[[Evaluation], None]:
+    """Reports scores by the index of the evaluation (equal compute for every setting) and prunes."""
+    reported: set[int] = set()
+
+    def report(evaluation: Evaluation) -> None:
+        if worker.stopping():
+            raise KeyboardInterrupt
+        if not prunable:
+            return
+        # A resumed run has evaluations from before; they are reported under this trial's number too.
+        earlier = [e for e in records.read_evaluations(run_dir) if e.step < evaluation.step]
+        try:
+            for index, item in enumerate([*earlier, evaluation]):
+                if index not in reported:
+                    trial.report(item.brier.score, step=index)
+                    reported.add(index)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return  # declared dead while it lived: its successor waits for this folder and takes the record
+        last = config.train.num_evaluations - 1
+        if len(earlier) < last and trial.should_prune():
+            raise worker.runner.stop_run(
+                f"score {evaluation.brier.score:.3g} at evaluation {len(earlier) + 1} of {last + 1}: the best so "
+                f"far is not among the upper {worker.launch.spec.pruner.keep_percent:g} % of completed trials"
+            )
+
+    return report
+
+
+def _score(record: RunRecord, role: str) -> float:
+    if record.status == "pruned":
+        raise Pruned(record.reason)
+    if record.status == "interrupted":
+        raise KeyboardInterrupt
+    if record.status == "not_finite":
+        message = record.reason or "the loss was not finite"
+        if role == "trial":
+            raise Pruned(message)
+        raise NotFinite(message)
+    if record.status != "completed" or record.final is None:
+        raise RuntimeError(f"run {record.run_id} ended as {record.status}: {record.reason or 'no evaluation'}")
+    return record.final.brier.score
+
+
+@contextmanager
+def _bookkeeping(trial: optuna.Trial, worker: Worker) -> Iterator[None]:
+    """Who runs the trial, when it ended and why, in the trial's attributes."""
+    trial.set_user_attr("worker", worker.identity)
+    reason = None
+    try:
+        yield
+    except KeyboardInterrupt:
+        worker.interrupted.append(trial.number)
+        raise
+    except Exception as error:
+        text = str(error).strip() or type(error).__name__
+        reason = text if isinstance(error, UserError | Pruned) else f"{type(error).__name__}: {text}"
+        if isinstance(error, UserError):
+            worker.error = error
+        raise
+    finally:
+        worker.interruptible = False
+        if trial.number not in worker.interrupted:
+            _note_end(trial, reason)
+
+
+def _note_end(trial: optuna.Trial, reason: str | None) -> None:
+    try:
+        if reason is not None:
+            trial.set_user_attr("reason", reason)
+        trial.set_user_attr("ended", time.time())
+    except optuna.exceptions.UpdateFinishedTrialError:
+        pass  # another worker took the trial over

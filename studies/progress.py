@@ -1,0 +1,170 @@
+"""How a launch stands: counts, best trial, failures, time left; and its summary.json at the end."""
+
+from __future__ import annotations
+
+import datetime
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from studies import plan, storage
+from studies.plan import Counts
+from studies.spec import describe
+from studies.storage import Launch
+from workbench import files
+
+SUMMARY = "summary.json"
+IMPORTANCE_FROM = 20
+"""Complete trials from which parameter importance is worth showing."""
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial or cell as it is shown."""
+
+    label: str
+    """``trial 7`` or the name of the cell."""
+    state: str
+    score: float | None
+    params: str
+    seconds: float | None
+    run_id: str
+    reason: str = ""
+    worker: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A launch at one moment. Trials that were queued again count once."""
+
+    trials_wanted: int
+    search: Counts
+    cells_wanted: int
+    cells: Counts
+    rows: tuple[TrialRow, ...]
+    best: TrialRow | None
+    seconds_left: float | None
+    finished: bool
+
+    def of_state(self, *states: str) -> list[TrialRow]:
+        return [row for row in self.rows if row.state in states]
+
+
+def snapshot(launch: Launch, workers: int = 1) -> Snapshot:
+    """Read the storage once. ``workers`` divides the time left."""
+    spec = launch.spec
+    trials = launch.search.get_trials(deepcopy=False)
+    cells = launch.cells.get_trials(deepcopy=False)
+    best = plan.best_trial(launch.search)
+    counts, cell_counts = plan.count(trials), plan.count(cells)
+    rows = (*_rows(trials, is_cell=False), *_rows(cells, is_cell=True))
+    cells_wanted = max(len(spec.baselines) + len(spec.check_names), _num_cells(cells))
+    remaining = max(0, spec.trials - counts.complete) if not plan.search_ended(spec, counts) else 0
+    cells_left = cells_wanted - cell_counts.complete - cell_counts.failed
+    return Snapshot(
+        trials_wanted=spec.trials,
+        search=counts,
+        cells_wanted=cells_wanted,
+        cells=cell_counts,
+        rows=rows,
+        best=_row(best, is_cell=False) if best else None,
+        seconds_left=_seconds_left(trials, cells, remaining, cells_left, workers),
+        finished=plan.is_finished(spec, launch.search, launch.cells),
+    )
+
+
+def _num_cells(cells: list[FrozenTrial]) -> int:
+    """Cells tried or queued; raising the trials can add checks of a new best setting."""
+    return len({(storage.cell_of(t), t.user_attrs.get("of_trial")) for t in cells})
+
+
+def _rows(trials: list[FrozenTrial], *, is_cell: bool) -> list[TrialRow]:
+    again = storage.superseded(trials)
+    return [_row(t, is_cell=is_cell) for t in trials if t.number not in again]
+
+
+def _row(trial: FrozenTrial, *, is_cell: bool) -> TrialRow:
+    runs = trial.user_attrs.get("runs") or [""]
+    of = trial.user_attrs.get("of_trial")
+    cell = storage.cell_of(trial) if is_cell else ""
+    reason = trial.user_attrs.get("reason", "")
+    return TrialRow(
+        label=cell or f"trial {trial.number}",
+        state=trial.state.name.lower(),
+        score=trial.value if trial.state == TrialState.COMPLETE else None,
+        params=(f"of trial {of}" if of is not None else "") if is_cell else _params_text(trial),
+        seconds=_seconds(trial),
+        run_id=runs[0],
+        reason=storage.failure_reason(trial) if trial.state == TrialState.FAIL else reason,
+        worker=trial.user_attrs.get("worker", {}) if trial.state == TrialState.RUNNING else {},
+    )
+
+
+def _params_text(trial: FrozenTrial) -> str:
+    seeds = trial.user_attrs.get("seeds") or [0]
+    replicate = f" seed={seeds[0]}" if seeds[0] else ""
+    return describe(trial.params) + replicate
+
+
+def _seconds(trial: FrozenTrial) -> float | None:
+    if trial.datetime_start is None or trial.state == TrialState.WAITING:
+        return None
+    end = trial.datetime_complete or datetime.datetime.now()
+    return float((end - trial.datetime_start).total_seconds())
+
+
+def _seconds_left(
+    trials: list[FrozenTrial], cells: list[FrozenTrial], trials_left: int, cells_left: int, workers: int
+) -> float | None:
+    """From the mean time of finished trials and cells; None before the first has finished."""
+    search_mean, cell_mean = _mean_seconds(trials), _mean_seconds(cells)
+    search_mean = search_mean if search_mean is not None else cell_mean
+    cell_mean = cell_mean if cell_mean is not None else search_mean
+    if search_mean is None or cell_mean is None:
+        return None
+    done = sum(min(_seconds(t) or 0.0, search_mean) for t in trials if t.state == TrialState.RUNNING)
+    done += sum(min(_seconds(t) or 0.0, cell_mean) for t in cells if t.state == TrialState.RUNNING)
+    return max(0.0, trials_left * search_mean + max(0, cells_left) * cell_mean - done) / max(1, workers)
+
+
+def _mean_seconds(trials: list[FrozenTrial]) -> float | None:
+    times = [_seconds(t) or 0.0 for t in trials if t.state == TrialState.COMPLETE]
+    return sum(times) / len(times) if times else None
+
+
+def importance(launch: Launch) -> tuple[dict[str, float] | None, str]:
+    """PED-ANOVA importance of each searched parameter, and a note on how far to trust it."""
+    complete = len(launch.search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            values = optuna.importance.get_param_importances(launch.search)
+    except (ValueError, RuntimeError) as error:
+        return None, f"not computable: {str(error).splitlines()[0]}"
+    if complete < IMPORTANCE_FROM:
+        return values, f"withheld: {complete} complete trials, at least {IMPORTANCE_FROM} are needed"
+    return values, f"PED-ANOVA over {complete} complete trials"
+
+
+def write_summary(launch: Launch) -> dict[str, Any]:
+    """Write and return summary.json. A failed trial that was queued again is not counted as failed."""
+    state = snapshot(launch)
+    best = plan.best_trial(launch.search)
+    values, note = importance(launch)
+    summary = {
+        "importance": values,
+        "importance_note": note,
+        "num_trials": len([r for r in state.rows if r.label.startswith("trial ")]),
+        "num_complete": state.search.complete,
+        "num_pruned": state.search.pruned,
+        "num_failed": state.search.failed + state.cells.failed,
+        "num_cells": state.cells.complete,
+        "best": best and {"run_id": best.user_attrs["runs"][0], "params": best.params, "score": best.value},
+        "failures": [{"what": r.label, "reason": r.reason} for r in state.of_state("fail")],
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    files.write_json(launch.folder / SUMMARY, summary)
+    return summary

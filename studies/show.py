@@ -1,0 +1,114 @@
+"""The dry run of a study: search space, cells, what each kind of run costs, before anything trains."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from studies.space import baseline_config, setting_config
+from studies.spec import Choices, Range, StudySpec, describe
+from workbench import flops
+from workbench.config import RunConfig
+from workbench.errors import RunError
+from workbench.home import Home
+from workbench.records import find_runs, read_record
+
+ASSUMED_FLOPS_PER_SECOND = 1.5e10
+"""Of one core, where this home has no finished run to go by."""
+STRUCTURE = ("model.", "train.")
+"""Parameters that change what a run costs; the others are shown at their first value."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one kind of run costs."""
+
+    label: str
+    cost: dict[str, Any]
+    """``workbench.flops.describe``."""
+    seconds: float
+    """Training time on one worker, without evaluations and the autoencoder."""
+
+
+@dataclass(frozen=True)
+class DryRun:
+    rows: tuple[Row, ...]
+    num_autoencoders: int | None
+    """At most so many are trained; None where the space is continuous."""
+    autoencoder_seconds: float
+    """On one worker, for one autoencoder (the mean of those in ``rows``)."""
+    total_seconds: float
+    """On all workers, without evaluations."""
+    speed_from: str
+
+
+def dry_run(spec: StudySpec, home: Home, workers: int) -> DryRun:
+    """Nothing is trained and nothing written. Raises ConfigError for a budget that gives no step."""
+    speed, speed_from = measured_speed(home, workers)
+    rows = [
+        *(_row(describe(setting), setting_config(spec, setting), speed) for setting in _structures(spec)),
+        *(_row(name, baseline_config(spec, name), speed) for name in spec.baselines),
+    ]
+    trials = [r for r in rows if r.cost["kind"] == "calm"]
+    autoencoder = statistics.mean(r.cost["autoencoder_train_flops"] for r in trials) / speed
+    trial_seconds = statistics.mean(r.seconds for r in trials)
+    cells = sum(r.seconds for r in rows if r.cost["kind"] == "baseline")
+    cells += len(spec.check_names) * trial_seconds
+    num = _num_autoencoders(spec)
+    trained = min(spec.trials, num) if num is not None else spec.trials
+    total = (spec.trials * trial_seconds + cells) * spec.seeds + trained * autoencoder
+    return DryRun(tuple(rows), num, autoencoder, total / workers, speed_from)
+
+
+def _row(label: str, config: RunConfig, speed: float) -> Row:
+    cost = flops.describe(config.resolved())
+    return Row(label=label, cost=cost, seconds=cost["train_flops"] / speed)
+
+
+def _structures(spec: StudySpec) -> list[dict[str, Any]]:
+    """Settings of the searched parameters that change a run's cost, each combination once."""
+    values: dict[str, list[Any]] = {}
+    for name, dimension in spec.space.items():
+        if name.startswith(STRUCTURE):
+            values[name] = _ends(dimension)
+    if not values:
+        return [{name: _ends(d)[0] for name, d in spec.space.items()}]
+    return [dict(zip(values, row, strict=True)) for row in itertools.product(*values.values())]
+
+
+def _ends(dimension: Choices | Range) -> list[Any]:
+    return list(dimension.choices) if isinstance(dimension, Choices) else [dimension.low, dimension.high]
+
+
+def _num_autoencoders(spec: StudySpec) -> int | None:
+    """Distinct autoencoders of a categorical space: chunk size and the autoencoder's own parameters."""
+    number = 1
+    for name, dimension in spec.space.items():
+        if name == "model.chunk_size" or name.startswith("autoencoder."):
+            if isinstance(dimension, Range):
+                return None
+            number *= len(dimension.choices)
+    return number
+
+
+def measured_speed(home: Home, workers: int) -> tuple[float, str]:
+    """FLOPs a second of one worker, and where the figure is from: the median of the home's finished runs,
+    else an assumption."""
+    speeds = []
+    for folder in find_runs(home.root):
+        try:
+            record = read_record(folder)
+        except RunError:
+            continue
+        done = record.compute.get("train_flops", 0.0)
+        if record.status == "completed" and record.train_seconds > 0 and done > 0:
+            speeds.append(done / record.train_seconds)
+    if speeds:
+        speed = statistics.median(speeds)
+        return speed, f"{speed:.2g} FLOP/s a worker, median of {len(speeds)} finished runs in {home.root}"
+    threads = max(1, len(os.sched_getaffinity(0)) // workers)
+    speed = ASSUMED_FLOPS_PER_SECOND * threads
+    return speed, f"{speed:.2g} FLOP/s a worker, assumed: there is no finished run in {home.root} yet"

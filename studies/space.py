@@ -1,0 +1,72 @@
+"""The search space: pure functions from a trial's parameters to a run's configuration.
+
+Nothing here reads a file, a clock or a random number: the same trial and specification give the same
+configuration (tested with ``optuna.trial.FixedTrial``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from studies.spec import Choices, Range, StudySpec
+from workbench.config import RunConfig
+from workbench.config_file import build_config
+
+
+class Suggests(Protocol):
+    """The part of ``optuna.Trial`` that is needed."""
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any: ...
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int: ...
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
+
+
+def suggest(trial: Suggests, spec: StudySpec) -> RunConfig:
+    """The configuration of a trial, seed 0."""
+    return setting_config(spec, {name: _suggest(trial, name, d) for name, d in spec.space.items()})
+
+
+def _suggest(trial: Suggests, name: str, dimension: Choices | Range) -> Any:
+    if isinstance(dimension, Choices):
+        return trial.suggest_categorical(name, list(dimension.choices))
+    if dimension.is_int:
+        return trial.suggest_int(name, int(dimension.low), int(dimension.high), log=dimension.log)
+    return trial.suggest_float(name, float(dimension.low), float(dimension.high), log=dimension.log)
+
+
+def setting_config(spec: StudySpec, setting: Mapping[str, Any]) -> RunConfig:
+    """The base configuration with a setting of the search space (dotted names)."""
+    return build_config(spec.base, setting)
+
+
+def baseline_config(spec: StudySpec, name: str) -> RunConfig:
+    """A token baseline: the base's data, budget, evaluation and backbone, then the cell's own settings."""
+    model = {key: spec.base["model"][key] for key in ("backbone", "init")}
+    tree = {**spec.base, "model": {**model, "kind": "baseline"}}
+    return build_config(tree, spec.baselines[name])
+
+
+def check_config(spec: StudySpec, name: str, best: Mapping[str, Any]) -> RunConfig:
+    """A sensitivity check: the setting ``best`` with its learning rate times the factor called ``name``.
+
+    The rate that is multiplied is the resolved one, also where the configuration leaves it to the rule."""
+    factor = dict(zip(spec.check_names, spec.checks.lr_factors, strict=True))[name]
+    lr = setting_config(spec, best).resolved().optim.lr
+    assert lr is not None
+    return build_config(spec.base, {**best, "optim.lr": lr * factor})
+
+
+def with_seed(config: RunConfig, seed: int, *, name: str, threads: int) -> RunConfig:
+    """The configuration of one run of a cell or trial. ``threads`` fills what was left open."""
+    runtime = config.runtime.model_copy(update={"threads": config.runtime.threads or threads})
+    return config.model_copy(update={"seed": seed, "name": name, "runtime": runtime})
+
+
+def next_seeds(num_seeds: int, used: set[int]) -> list[int]:
+    """Seeds of a trial whose setting was trained with the seeds ``used`` before: the next unused ones.
+
+    A setting that is suggested again becomes a replicate, which measures the noise of the seed, instead
+    of an identical run."""
+    first = max(used, default=-1) + 1
+    return list(range(first, first + num_seeds))

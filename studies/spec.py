@@ -1,0 +1,341 @@
+"""What a study is, its presets, and the specification frozen when it is launched. Imports no Optuna.
+
+A ``Study`` (a module) holds the question; a ``Preset`` (YAML) the settings; ``freeze`` makes of both a
+``StudySpec``: complete, validated, written to ``study.json`` and to the storage. Queued trials read
+nothing but the ``StudySpec``, so editing a preset never changes them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+import yaml
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from workbench.config import Positive, Section, content_hash
+from workbench.config_file import build_config, flatten
+from workbench.errors import ConfigError, StudyError
+
+PRESETS = Path(__file__).parent / "presets"
+Scalar = bool | int | float | str | None
+MAX_ENUMERATED = 512
+"""Search spaces up to this many settings are validated setting by setting before a launch."""
+
+
+class Choices(Section):
+    """A categorical parameter."""
+
+    choices: Annotated[tuple[Scalar, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.choices)) < len(self.choices):
+            raise ValueError(f"choices must differ, {list(self.choices)} given")
+        return self
+
+
+class Range(Section):
+    """A number between ``low`` and ``high``, both included; whole numbers where both ends are."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low must be below high, {self.low} and {self.high} given")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a logarithmic range must start above 0, low {self.low} given")
+        return self
+
+    @property
+    def is_int(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+
+def _dimension_kind(value: Any) -> str:
+    return "choices" if isinstance(value, Choices) or (isinstance(value, dict) and "choices" in value) else "range"
+
+
+Dimension = Annotated[
+    Annotated[Choices, Tag("choices")] | Annotated[Range, Tag("range")], Discriminator(_dimension_kind)
+]
+
+
+class SamplerSpec(Section):
+    """``tpe`` models all parameters together and counts running trials as poor ones, so that workers
+    spread out; its first ``startup_trials`` are random. Trial t draws with a seed made of (seed, t)."""
+
+    kind: Literal["tpe", "random"] = "tpe"
+    seed: Annotated[int, Field(ge=0)] = 0
+    startup_trials: Annotated[int, Field(ge=0)] = 6
+
+
+class PrunerSpec(Section):
+    """``percentile`` stops a trial whose best score so far is not among the best ``keep_percent`` of the
+    completed trials' scores at the same evaluation (equal compute). It acts once ``startup_trials`` have
+    completed and after the first ``warmup_evaluations`` of a trial, so that slow starters get their time."""
+
+    kind: Literal["percentile", "none"] = "percentile"
+    keep_percent: Annotated[float, Field(gt=0.0, le=100.0)] = 70.0
+    startup_trials: Annotated[int, Field(ge=1)] = 5
+    warmup_evaluations: Annotated[int, Field(ge=0)] = 3
+
+
+class HeartbeatSpec(Section):
+    """Seconds between a worker's signs of life, and without one until its trial is given to another."""
+
+    interval: Positive = 15
+    grace: Positive = 120
+    max_retries: Annotated[int, Field(ge=0)] = 3
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.grace < 2 * self.interval:
+            raise ValueError(
+                f"grace {self.grace} must be at least twice the interval {self.interval}, or living "
+                "trials are declared dead"
+            )
+        return self
+
+
+class CheckSpec(Section):
+    """Sensitivity checks of the best setting found: its learning rate times each factor."""
+
+    lr_factors: tuple[Annotated[float, Field(gt=0.0)], ...] = ()
+
+
+class Preset(Section):
+    """The settings of a study: everything but its question."""
+
+    description: str = ""
+    base: dict[str, Any]
+    """Configuration shared by all runs."""
+    space: Annotated[dict[str, Dimension], Field(min_length=1)]
+    """Dotted configuration name to what is searched."""
+    start: tuple[dict[str, Scalar], ...] = ()
+    """Settings the search begins with (the rest of each is sampled)."""
+    baselines: dict[str, dict[str, Any]] = {}
+    """Name of a token baseline to its dotted settings; model.kind is set."""
+    checks: CheckSpec = CheckSpec()
+    trials: Positive
+    """CALM trials that are to complete."""
+    max_pruned: Positive | None = None
+    """Pruned and failed trials that may come on top; default as many as trials."""
+    seeds: Positive = 1
+    """Runs per trial; its score is their mean."""
+    sampler: SamplerSpec = SamplerSpec()
+    pruner: PrunerSpec = PrunerSpec()
+    heartbeat: HeartbeatSpec = HeartbeatSpec()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question and what would count against the expected answer, stated before anything runs."""
+
+    name: str
+    summary: str
+    question: str
+    against: str
+    objective: str
+    presets: Mapping[str, Mapping[str, Any]] | None = None
+    """Presets in the module itself; None reads presets/<name>.yaml."""
+
+    def load_presets(self) -> dict[str, Mapping[str, Any]]:
+        if self.presets is not None:
+            return dict(self.presets)
+        path = PRESETS / f"{self.name}.yaml"
+        try:
+            tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise StudyError(f"cannot read the presets of study {self.name}: {path}: {error}") from None
+        if not isinstance(tree, dict):
+            raise StudyError(f"{path}: a mapping of presets is wanted (quick, cpu, ...)")
+        return tree
+
+    def preset(self, name: str) -> Preset:
+        """Raises StudyError where there is none of that name or it is not valid."""
+        presets = self.load_presets()
+        if name not in presets:
+            raise StudyError(f"study {self.name} has no preset {name!r}; {suggestion(name, presets)}")
+        try:
+            return Preset.model_validate(presets[name])
+        except pydantic.ValidationError as error:
+            problems = "\n".join(_problem(item) for item in error.errors())
+            raise StudyError(f"study {self.name}, preset {name}:\n{problems}") from None
+
+
+class StudySpec(Preset):
+    """The frozen specification of a launch."""
+
+    name: str
+    """Of the launch, its folder and its Optuna study."""
+    study: str
+    preset: str
+    question: str
+    against: str
+    objective: str
+
+    @property
+    def max_extra(self) -> int:
+        """Pruned and failed trials allowed on top of ``trials``."""
+        return self.max_pruned or self.trials
+
+    @property
+    def check_names(self) -> tuple[str, ...]:
+        return tuple(f"lr-x{factor:g}" for factor in self.checks.lr_factors)
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+    def hash(self) -> str:
+        """Of everything that may not change between a launch and its continuation."""
+        return content_hash({k: v for k, v in self.to_dict().items() if k not in _MAY_CHANGE})
+
+    def num_settings(self) -> int | None:
+        """Distinct settings of the search space; None where it is continuous."""
+        sizes = []
+        for dimension in self.space.values():
+            if isinstance(dimension, Range):
+                if not dimension.is_int:
+                    return None
+                sizes.append(int(dimension.high) - int(dimension.low) + 1)
+            else:
+                sizes.append(len(dimension.choices))
+        return math.prod(sizes)
+
+
+_MAY_CHANGE = ("trials", "max_pruned", "heartbeat", "description")
+
+
+def freeze(
+    study: Study,
+    preset: str,
+    *,
+    name: str | None = None,
+    trials: int | None = None,
+    seeds: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> StudySpec:
+    """The complete specification of a launch: defaults filled in, overrides applied, every configuration
+    that can be reached checked. Raises StudyError or ConfigError."""
+    settings = study.preset(preset)
+    given = {key: value for key, value in (("trials", trials), ("seeds", seeds)) if value is not None}
+    spec = {
+        **settings.model_dump(mode="json"),
+        **given,
+        "name": name or f"{study.name}-{preset}",
+        "study": study.name,
+        "preset": preset,
+        "question": study.question,
+        "against": study.against,
+        "objective": study.objective,
+    }
+    return _complete(spec, overrides or {})
+
+
+def amend(
+    spec: StudySpec,
+    *,
+    trials: int | None = None,
+    seeds: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> StudySpec:
+    """A stored specification with what a continuation asks for on top."""
+    given = {key: value for key, value in (("trials", trials), ("seeds", seeds)) if value is not None}
+    return _complete({**spec.to_dict(), **given}, overrides or {})
+
+
+def _complete(tree: dict[str, Any], overrides: Mapping[str, Any]) -> StudySpec:
+    searched = sorted(set(overrides) & set(tree["space"]))
+    if searched:
+        raise StudyError(
+            f"{', '.join(searched)} cannot be set: study {tree['study']} searches over it; "
+            "set something else, or use `calm train` for a single setting"
+        )
+    tree = {**tree, "base": build_config(tree["base"], overrides).to_dict()}
+    try:
+        spec = StudySpec.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise StudyError("\n".join(_problem(item) for item in error.errors())) from None
+    check(spec)
+    return spec
+
+
+def check(spec: StudySpec) -> None:
+    """Build every configuration the study can reach (or the ends of each range where there are too many).
+
+    Raises StudyError naming the setting that is not valid."""
+    from studies.space import baseline_config, setting_config  # the space module builds on this one
+
+    for setting in itertools.chain(_settings(spec.space), spec.start):
+        unknown = sorted(set(setting) - set(spec.space))
+        if unknown:
+            raise StudyError(f"start: {', '.join(unknown)} is not in the search space {sorted(spec.space)}")
+        try:
+            setting_config(spec, setting)
+        except ConfigError as error:
+            raise StudyError(f"study {spec.study}, preset {spec.preset}, {describe(setting)}: {error}") from None
+    for name in spec.baselines:
+        try:
+            baseline_config(spec, name)
+        except ConfigError as error:
+            raise StudyError(f"study {spec.study}, preset {spec.preset}, baseline {name}: {error}") from None
+
+
+def _settings(space: Mapping[str, Dimension]) -> Iterable[dict[str, Scalar]]:
+    values = {name: list(d.choices) if isinstance(d, Choices) else [d.low, d.high] for name, d in space.items()}
+    if math.prod(len(v) for v in values.values()) <= MAX_ENUMERATED:
+        return (dict(zip(values, row, strict=True)) for row in itertools.product(*values.values()))
+    return ({name: value} for name, row in values.items() for value in row)
+
+
+def differences(stored: StudySpec, asked: StudySpec) -> list[str]:
+    """Lines ``dotted name: stored → asked`` of what may not change. More trials may be asked for."""
+    a, b = flatten(stored.to_dict()), flatten(asked.to_dict())
+    lines = [
+        f"{key}: {_show(a, key)} → {_show(b, key)}"
+        for key in dict.fromkeys([*a, *b])
+        if key.split(".")[0] not in _MAY_CHANGE and a.get(key, _ABSENT) != b.get(key, _ABSENT)
+    ]
+    if asked.trials < stored.trials:
+        lines.append(f"trials: {stored.trials} → {asked.trials} (they may be raised, not lowered)")
+    return lines
+
+
+_ABSENT = object()
+
+
+def _show(flat: Mapping[str, Any], key: str) -> str:
+    return "(absent)" if key not in flat else str(flat[key])
+
+
+def describe(params: Mapping[str, Any]) -> str:
+    """``chunk_size=4 latent_dim=32``: the last part of each dotted name."""
+    return " ".join(
+        f"{k.rpartition('.')[2]}={v:.4g}" if isinstance(v, float) else f"{k.rpartition('.')[2]}={v}"
+        for k, v in params.items()
+    )
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """``did you mean x? known: x, y``."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}known: {', '.join(names) or '(none)'}"
+
+
+def _problem(item: Any) -> str:
+    field = ".".join(str(part) for part in item["loc"] if part not in ("choices", "range"))
+    message = str(item["msg"]).removeprefix("Value error, ")
+    given = "" if item["type"] in ("value_error", "missing") else f"; given: {item.get('input')!r}"
+    return f"{field}: {message}{given}"

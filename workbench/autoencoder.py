@@ -1,0 +1,92 @@
+"""Stage 1: the context-free autoencoder of one chunk (paper, section 2; METHOD section 1).
+
+Letters: K chunk size, V vocabulary size, d width of the autoencoder, L latent dimension, n chunks.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from workbench.config import AutoencoderConfig
+from workbench.layers import ResidualMLP, RMSNorm, generator, initialise, mark_tied_output
+from workbench.posterior import Posterior, clipped_kl
+
+PAD_ID = 0
+"""Dropped tokens are replaced by this id, which never occurs in text."""
+
+
+class Autoencoder(nn.Module):
+    """Encoder to a Gaussian posterior and decoder to K token distributions, tied embedding.
+
+    ``config`` must be resolved (mlp_width and init set)."""
+
+    def __init__(self, config: AutoencoderConfig, *, chunk_size: int, vocab_size: int) -> None:
+        super().__init__()
+        assert config.mlp_width is not None, "resolve the configuration first"
+        assert config.init is not None, "resolve the configuration first"
+        width, inner = config.width, config.mlp_width
+        self.config, self.chunk_size, self.vocab_size = config, chunk_size, vocab_size
+        self.embedding = nn.Embedding(vocab_size, width)
+        mark_tied_output(self.embedding)
+        self.encode_token = ResidualMLP(width, inner)
+        self.squeeze = nn.Linear(chunk_size * width, width)
+        self.encode_chunk = ResidualMLP(width, inner)
+        self.latent_norm = RMSNorm(width)
+        self.to_latent = nn.Linear(width, 2 * config.latent_dim)
+        self.from_latent = nn.Linear(config.latent_dim, width)
+        self.decode_chunk = ResidualMLP(width, inner)
+        self.expand = nn.Linear(width, chunk_size * width)
+        self.decode_token = ResidualMLP(width, inner)
+        self.output_norm = RMSNorm(width)
+        initialise(self, config.init, rng=generator(config.seed, "autoencoder-init"))
+
+    def encode(self, chunks: Int[Tensor, "*batch k"]) -> Posterior:
+        """Posterior of each chunk, (..., L), in float32."""
+        x = self.encode_token(self.embedding(chunks)).flatten(-2)  # (..., K*d)
+        x = self.encode_chunk(self.squeeze(x))
+        mean, log_std = self.to_latent(self.latent_norm(x)).float().chunk(2, dim=-1)
+        return Posterior(mean, log_std)
+
+    def logits(self, latents: Float[Tensor, "*batch l"]) -> Float[Tensor, "*batch k v"]:
+        """Token logits of each of the K positions."""
+        x = self.expand(self.decode_chunk(self.from_latent(latents)))
+        x = self.decode_token(x.unflatten(-1, (self.chunk_size, self.config.width)))
+        return F.linear(self.output_norm(x), self.embedding.weight.to(x.dtype))
+
+    def decode(self, latents: Float[Tensor, "*batch l"]) -> Int[Tensor, "*batch k"]:
+        """The most likely token at each position; never PAD_ID."""
+        return self.logits(latents)[..., 1:].argmax(-1) + 1
+
+    def loss(self, chunks: Int[Tensor, "n k"], *, rng: torch.Generator) -> Float[Tensor, ""]:
+        """K * cross-entropy per token + beta * sum_i max(lambda_KL, KL_i), with token dropout before the
+        encoder and dropout on z (METHOD section 1). The same under ``.train()`` and ``.eval()``."""
+        posterior = self.encode(drop_tokens(chunks, self.config.token_dropout, rng=rng))
+        latents = drop_latents(posterior.sample(rng=rng), self.config.latent_dropout, rng=rng)
+        logits = self.logits(latents).float()
+        reconstruction = F.cross_entropy(logits.flatten(0, -2), chunks.flatten())
+        return self.chunk_size * reconstruction + self.config.kl_weight * clipped_kl(
+            posterior, self.config.kl_floor
+        )
+
+
+def drop_tokens(
+    chunks: Int[Tensor, "*batch k"], probability: float, *, rng: torch.Generator
+) -> Int[Tensor, "*batch k"]:
+    """Each token replaced by PAD_ID with the given probability."""
+    if probability == 0.0:
+        return chunks
+    keep = torch.rand(chunks.shape, generator=rng, device=chunks.device) >= probability
+    return torch.where(keep, chunks, PAD_ID)
+
+
+def drop_latents(
+    latents: Float[Tensor, "*batch l"], probability: float, *, rng: torch.Generator
+) -> Float[Tensor, "*batch l"]:
+    """Inverted dropout: kept entries are divided by 1 - p."""
+    if probability == 0.0:
+        return latents
+    keep = torch.rand(latents.shape, generator=rng, device=latents.device) >= probability
+    return latents * keep / (1 - probability)

@@ -1,0 +1,97 @@
+"""Checkpoints: weights and optimizer state as safetensors, position as JSON; never a pickle.
+
+A checkpoint folder is replaced whole: a crash at any moment leaves the old or the new one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from workbench import files
+from workbench.errors import RunError
+
+WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+
+
+def save(folder: Path, network: nn.Module, state: dict[str, Any], optimizer: torch.optim.Optimizer | None) -> None:
+    """Write ``folder`` anew; without an optimizer only the weights (a finished run)."""
+    files.writable_folder(folder.parent)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        save_weights(network, temporary / WEIGHTS)
+        if optimizer is not None:
+            save_file(_optimizer_tensors(optimizer), temporary / OPTIMIZER)
+        files.write_json(temporary / STATE, state)
+        _replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(new: Path, folder: Path) -> None:
+    previous = folder.with_name(f"{folder.name}.previous")
+    if folder.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        os.replace(folder, previous)
+    os.replace(new, folder)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def find(folder: Path) -> Path | None:
+    """The checkpoint at ``folder``, or the one it was about to replace when the machine stopped."""
+    previous = folder.with_name(f"{folder.name}.previous")
+    for candidate in (folder, previous):
+        if (candidate / STATE).exists():
+            return candidate
+    return None
+
+
+def load(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
+    """Fill the network (and optimizer) in place; returns the state. Raises RunError where it does not fit."""
+    load_weights(network, folder / WEIGHTS)
+    if optimizer is not None:
+        _load_optimizer(optimizer, folder / OPTIMIZER)
+    state: dict[str, Any] = files.read_json(folder / STATE)
+    return state
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Raises RunError where the file is missing, damaged or of another architecture."""
+    device = next(network.parameters()).device
+    try:
+        network.load_state_dict(load_file(path, device=str(device)))
+    except Exception as error:
+        raise RunError(f"the weights {path} cannot be loaded: {error}") from None
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{name}": torch.as_tensor(value).contiguous()
+        for index, entry in state.items()
+        for name, value in entry.items()
+    }
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
+    try:
+        tensors = load_file(path)
+    except Exception as error:
+        raise RunError(f"the optimizer state {path} cannot be loaded: {error}") from None
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    full = optimizer.state_dict()
+    optimizer.load_state_dict({"state": state, "param_groups": full["param_groups"]})

@@ -1,0 +1,249 @@
+"""``calm study``: list, show, run, status, retry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from studies.show import DryRun
+    from studies.spec import StudySpec
+
+Home = Annotated[str, typer.Option("--home", envvar="CALM_HOME", help="Folder of runs and caches.")]
+Name = Annotated[str, typer.Argument(help="A study, or the name of a launch (STUDY-PRESET unless --name said).")]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage", help="Database URL (sqlite or postgresql); default: the launch's own or HOME/optuna.db."
+    ),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="dotted.name=value of the shared configuration; may be repeated."),
+]
+Execute = Annotated[
+    str | None,
+    typer.Option("--execute", help="module:function that runs a configuration (custom runners).", hidden=True),
+]
+
+study_app = typer.Typer(no_args_is_help=True, help="Studies: many runs that answer one question.")
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(study_app, name="study")
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+@study_app.command("list")
+def list_studies(home: Home = "runs") -> None:
+    """The studies there are, their presets, and what was launched."""
+    from pathlib import Path
+
+    from studies import find_studies
+    from workbench.home import Home as HomePaths
+
+    console = _console()
+    for name, study in find_studies().items():
+        console.print(f"[bold]{name}[/bold]  {study.summary}")
+        for preset in study.load_presets():
+            console.print(f"  --preset {preset}: {study.preset(preset).description}", soft_wrap=True)
+    launched = HomePaths(Path(home).resolve()).root
+    for path in sorted(launched.glob("*/study.json")):
+        state = "finished" if (path.parent / "summary.json").exists() else "started"
+        console.print(f"launched: {path.parent.name} ({state})", soft_wrap=True)
+
+
+@study_app.command("show")
+def show(
+    name: Name,
+    preset: Annotated[str, typer.Option("--preset", help="quick, cpu, ...")] = "quick",
+    workers: Annotated[int, typer.Option("--workers", min=1)] = 2,
+    trials: Annotated[int | None, typer.Option("--trials", min=1)] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1)] = None,
+    sets: Sets = None,
+    home: Home = "runs",
+) -> None:
+    """Dry run: search space, cells, parameters, FLOPs, steps and estimated time. Nothing is trained."""
+    from pathlib import Path
+
+    from studies import find_studies
+    from studies.show import dry_run
+    from studies.spec import freeze, suggestion
+    from workbench.config_file import parse_assignments
+    from workbench.errors import StudyError
+    from workbench.home import Home as HomePaths
+
+    known = find_studies()
+    if name not in known:
+        raise StudyError(f"there is no study {name!r}; {suggestion(name, known)}")
+    spec = freeze(known[name], preset, trials=trials, seeds=seeds, overrides=parse_assignments(sets or []))
+    plan = dry_run(spec, HomePaths(Path(home).resolve()), workers)
+    _print_dry_run(_console(), spec, plan, workers)
+
+
+def _print_dry_run(console: Console, spec: StudySpec, plan: DryRun, workers: int) -> None:
+    from rich.table import Table
+
+    from studies.display import duration
+
+    settings = spec.num_settings()
+    console.print(f"[bold]{spec.study}[/bold], preset {spec.preset}: {spec.description}", soft_wrap=True)
+    console.print(
+        f"question: {spec.question}\nagainst:  {spec.against}\nscore:    {spec.objective}", soft_wrap=True
+    )
+    console.print(f"search space ({settings or 'continuous'}{' settings' if settings else ''}):")
+    for parameter, dimension in spec.space.items():
+        console.print(f"  {parameter}: {_dimension(dimension)}", markup=False)
+    console.print(
+        f"{spec.trials} trials complete x {spec.seeds} seed(s), at most {spec.max_extra} pruned or failed on top; "
+        f"{len(spec.baselines)} token baselines; {len(spec.check_names)} checks of the best trial's learning rate",
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False)
+    table.add_column("run")
+    for column in ("parameters", "tokens", "steps", "train FLOPs", "FLOPs/token (inference)", "time"):
+        table.add_column(column, justify="right")
+    for row in plan.rows:
+        cost = row.cost
+        table.add_row(
+            row.label,
+            f"{_total(cost['parameters']):,}",
+            f"{cost['train_tokens']:.3g}",
+            str(cost["num_steps"]),
+            f"{cost['train_flops']:.3g}",
+            f"{cost['infer_flops_per_token']:.3g}",
+            duration(row.seconds),
+        )
+    console.print(table)
+    count = "one per trial" if plan.num_autoencoders is None else f"at most {plan.num_autoencoders}"
+    console.print(f"autoencoders: {count}, about {duration(plan.autoencoder_seconds)} each", soft_wrap=True)
+    console.print(
+        f"about {duration(plan.total_seconds)} on {workers} worker(s) without evaluations ({plan.speed_from})",
+        soft_wrap=True,
+    )
+
+
+def _total(parameters: dict[str, int]) -> int:
+    return parameters.get("total", sum(parameters.values()))
+
+
+def _dimension(dimension: Any) -> str:
+    if hasattr(dimension, "choices"):
+        return "one of " + ", ".join(str(c) for c in dimension.choices)
+    return f"{dimension.low} to {dimension.high}{', logarithmic' if dimension.log else ''}"
+
+
+@study_app.command("run")
+def run(
+    name: Name,
+    preset: Annotated[str | None, typer.Option("--preset", help="quick (default), cpu, ...")] = None,
+    launch: Annotated[
+        str | None, typer.Option("--name", help="Name of a new launch; default STUDY-PRESET.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", help="Processes; the cores are divided.")] = 2,
+    trials: Annotated[int | None, typer.Option("--trials", help="CALM trials that are to complete.")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="Runs per trial, averaged.")] = None,
+    storage: Storage = None,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option("--tracking-uri", envvar="CALM_TRACKING_URI", help="MLflow server; 'none' for no tracking."),
+    ] = None,
+    sets: Sets = None,
+    home: Home = "runs",
+    execute: Execute = None,
+) -> None:
+    """Launch a study, or resume it: finished trials are never repeated."""
+    from studies import launch as launching
+    from studies.display import Display
+    from studies.objective import DEFAULT_RUNNER
+    from studies.prepare import Options
+    from workbench.config_file import parse_assignments
+    from workbench.home import open_home
+
+    options = Options(
+        name=name,
+        preset=preset,
+        launch=launch,
+        trials=trials,
+        seeds=seeds,
+        overrides=parse_assignments(sets or []),
+        storage=storage,
+        tracking_uri=tracking_uri,
+        workers=workers,
+        execute=execute or DEFAULT_RUNNER,
+    )
+    console = _console()
+    result = launching.run(options, open_home(home), Display(console, name))
+    _print_result(console, result)
+    if result.interrupted:
+        raise typer.Exit(130)
+
+
+def _print_result(console: Console, result: Any) -> None:
+    from studies.display import final_table, progress_text
+
+    name, state = result.launch.name, result.state
+    if result.interrupted:
+        console.print(
+            f"interrupted ({progress_text(state)}); continue with: calm study run {name}", soft_wrap=True
+        )
+        return
+    if result.already_finished:
+        console.print(f"{name} is finished already; more trials: calm study run {name} --trials N", soft_wrap=True)
+    console.print(final_table(state))
+    failures = state.of_state("fail")
+    for row in failures:
+        console.print(f"failed: {row.label} {row.params}: {row.reason}", markup=False, soft_wrap=True)
+    if failures:
+        console.print(f"failed ones again: calm study retry {name}, then calm study run {name}", soft_wrap=True)
+    if state.search.complete < state.trials_wanted:
+        console.print(
+            f"the search ended with {state.search.complete} of {state.trials_wanted} trials: as many as allowed "
+            f"({result.launch.spec.max_extra}) were pruned or failed",
+            soft_wrap=True,
+        )
+    console.print(f"study folder: {result.launch.folder}", soft_wrap=True)
+
+
+@study_app.command("status")
+def status(name: Name, storage: Storage = None, home: Home = "runs") -> None:
+    """Trials, workers, failures with their reasons, time left."""
+    from studies.display import status_lines
+    from studies.prepare import find_launch
+    from studies.progress import snapshot
+    from workbench.home import open_home
+
+    launch = find_launch(open_home(home), name, storage)
+    state = snapshot(launch)
+    workers = max(1, len({str(row.worker) for row in state.of_state("running")}))
+    console = _console()
+    console.print(f"[bold]{launch.name}[/bold] ({launch.folder})", soft_wrap=True)
+    for line in status_lines(snapshot(launch, workers)):
+        console.print(line, markup=False, soft_wrap=True)
+    message = launch.search.user_attrs.get("abort")
+    if message:
+        console.print(f"ended by an error: {message}", markup=False, soft_wrap=True)
+
+
+@study_app.command("retry")
+def retry(name: Name, storage: Storage = None, home: Home = "runs") -> None:
+    """Queue failed trials and cells again; `calm study run NAME` then runs them."""
+    from studies.prepare import find_launch
+    from studies.prepare import retry as retry_failed
+    from workbench.home import open_home
+
+    launch = find_launch(open_home(home), name, storage)
+    queued = retry_failed(launch)
+    console = _console()
+    if not queued:
+        console.print(f"{launch.name}: nothing has failed")
+        return
+    console.print(f"queued again: {', '.join(queued)}; now: calm study run {launch.name}", soft_wrap=True)

@@ -1,0 +1,79 @@
+"""``calm ui`` and ``calm sync``: MLflow's pages on this machine, and delivering what it has not seen."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HomeOption = Annotated[Path, typer.Option("--home", envvar="CALM_HOME", help="Folder of runs and databases.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("ui")(ui)
+    app.command("sync")(sync)
+
+
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+    home: HomeOption = Path("runs"),
+) -> None:
+    """Show the runs in MLflow's pages at http://127.0.0.1:PORT, until Ctrl-C."""
+    from rich.console import Console
+
+    from workbench.home import open_home
+    from workbench.tracking_server import serve
+
+    console = Console()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)  # a polite kill must end the server, too
+    try:
+        console.print("starting MLflow ...", style="dim")
+        with serve(open_home(home), port) as (url, process):
+            console.print(f"MLflow shows the runs at [bold]{url}[/bold] (Ctrl-C ends it)")
+            code = process.wait()
+            console.print(f"the MLflow server ended by itself with code {code}", style="yellow")
+            raise typer.Exit(1)
+    except KeyboardInterrupt:
+        console.print("MLflow ended", style="dim")
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def sync(
+    home: HomeOption = Path("runs"),
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="Server or database to deliver to; by default the one of the home.")
+    ] = None,
+) -> None:
+    """Deliver to MLflow whatever it does not have of the runs under --home."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from workbench import records
+    from workbench.errors import TrackingError
+    from workbench.home import open_home
+    from workbench.tracking_sync import sync as deliver_all
+
+    console = Console()
+    opened = open_home(home)
+    total = len(records.find_runs(opened.root))
+    if total == 0:
+        console.print(f"no runs under {opened.root}", markup=False, soft_wrap=True)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("delivering", total=total)
+        report = deliver_all(opened, tracking_uri, lambda _, __: progress.advance(task))
+    for problem in report.problems:
+        console.print(f"[yellow]{escape(problem)}[/yellow]", soft_wrap=True)
+    console.print(f"{total} runs: {report}", markup=False, soft_wrap=True)
+    if report.away:
+        raise TrackingError("the tracking server stopped answering; run calm sync again to deliver the rest")

@@ -1,0 +1,303 @@
+"""Counting compute from the configuration, in pure Python (METHOD section 7).
+
+Two counts. ``published``: the paper's convention, for comparison with its figures. ``executed``: what our
+code really does, with work shared between samples counted once and the frozen encoder and the loss
+included; budgets and frontiers use it. One multiply-add is 2 FLOPs.
+
+In ``executed``: every matrix product of forward and backward pass, attention over the full square of
+positions (a fused causal kernel may do half of that part). Out: element-wise work, norms, softmax,
+embedding look-ups, optimizer, evaluation, data. The autoencoder's own training is apart.
+
+Letters: K chunk size, P positions of a block, D width, L latent dimension, V vocabulary, N, M samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.config import (
+    AutoencoderConfig,
+    BackboneConfig,
+    BaselineConfig,
+    CalmConfig,
+    EnergyHeadConfig,
+    RunConfig,
+)
+
+DEFAULT_BPE_VOCAB = 4096
+BYTE_VOCAB = 258
+PAPER_CONTEXT = 2048
+"""Positions of context in the published inference counts."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOPs of one part, forward and backward."""
+
+    forward: float
+    backward: float
+
+    @property
+    def total(self) -> float:
+        return self.forward + self.backward
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.forward + other.forward, self.backward + other.backward)
+
+
+def _linear(rows: float, fan_in: int, fan_out: int, *, input_grad: bool = True, trained: bool = True) -> Cost:
+    """A trained linear map: forward, then a product each for the weights' and the input's gradient."""
+    forward = 2.0 * rows * fan_in * fan_out
+    return Cost(forward, forward * (int(trained) + int(trained and input_grad)))
+
+
+def vocab_size(config: RunConfig) -> int:
+    """Vocabulary that the tokenizer will have (an upper bound for BPE on a small corpus)."""
+    tokenizer = config.data.tokenizer
+    return BYTE_VOCAB if tokenizer.kind == "byte" else tokenizer.vocab_size or DEFAULT_BPE_VOCAB
+
+
+# Parameters
+
+
+def _swiglu(width: int, inner: int) -> int:
+    return 3 * width * inner
+
+
+def _mlp_width(config: BackboneConfig | AutoencoderConfig) -> int:
+    assert config.mlp_width is not None, "resolve the configuration first"
+    return config.mlp_width
+
+
+def _layer_matrices(config: BackboneConfig) -> int:
+    """Weights of one Transformer layer without its norms."""
+    head = config.width // config.num_heads
+    kv = (config.num_kv_heads or config.num_heads) * head
+    return config.width * (2 * config.width + 2 * kv) + _swiglu(config.width, _mlp_width(config))
+
+
+def _compression_matrices(width: int, chunk_size: int) -> int:
+    return 2 * chunk_size * width * width + 2 * width * width
+
+
+def _head_matrices(head: EnergyHeadConfig, width: int, latent_dim: int) -> tuple[int, int]:
+    """Weights that act once per position in our code and once per sample."""
+    assert head.num_blocks is not None, "resolve the configuration first"
+    d2 = width * width
+    shared = d2 + head.num_blocks * d2
+    sampled = head.noise_dim * width + head.num_blocks * 5 * d2 + d2 + width * latent_dim
+    return shared, sampled
+
+
+def _head_vectors(head: EnergyHeadConfig, width: int, latent_dim: int) -> int:
+    """Biases and LayerNorms of the energy head."""
+    assert head.num_blocks is not None, "resolve the configuration first"
+    block = 2 * width + (width + width + 2 * width + width)
+    return 2 * (width + 2 * width) + head.num_blocks * block + 2 * width + width + latent_dim
+
+
+def parameters(config: RunConfig, vocab: int) -> dict[str, int]:
+    """Number of parameters by part, as ``LanguageModel.parameter_groups`` counts them."""
+    backbone, width = config.model.backbone, config.model.backbone.width
+    groups = {"backbone": backbone.num_layers * (_layer_matrices(backbone) + 2 * width) + width}
+    if isinstance(config.model, BaselineConfig):
+        groups |= {"embedding": vocab * width, "output": vocab * width}
+        return {**groups, "total": sum(groups.values())}
+    model, latent = config.model, config.autoencoder.latent_dim
+    groups["head"] = sum(_head_matrices(model.head, width, latent)) + _head_vectors(model.head, width, latent)
+    if model.input_mode != "latent":
+        groups["embedding"] = vocab * width
+        groups["compression"] = _compression_matrices(width, model.chunk_size) + 2 * width + width + 2 * width
+    if model.input_mode != "tokens":
+        groups["latent_input"] = latent * width + width
+    total = sum(groups.values())
+    return {**groups, "total": total, "autoencoder": _autoencoder_parameters(config, vocab)}
+
+
+def _autoencoder_parameters(config: RunConfig, vocab: int) -> int:
+    ae, k = config.autoencoder, config.chunk_size
+    d, latent = ae.width, ae.latent_dim
+    blocks = 4 * (_swiglu(d, _mlp_width(ae)) + d)
+    linear = (k * d * d + d) + (d * 2 * latent + 2 * latent) + (latent * d + d) + (d * k * d + k * d)
+    return vocab * d + blocks + linear + 2 * d
+
+
+# Executed
+
+
+def encoder_cost(config: RunConfig, chunks: float, *, trained: bool) -> Cost:
+    """The autoencoder's encoder on so many chunks."""
+    ae, k, d = config.autoencoder, config.chunk_size, config.autoencoder.width
+    inner = _mlp_width(ae)
+    per_token = _linear(chunks * k, d, 3 * inner, trained=trained)
+    return (
+        per_token
+        + _linear(chunks, k * d, d, trained=trained)
+        + _linear(chunks, d, 3 * inner, trained=trained)
+        + _linear(chunks, d, 2 * ae.latent_dim, trained=trained)
+    )
+
+
+def decoder_cost(config: RunConfig, chunks: float, vocab: int, *, trained: bool) -> Cost:
+    """The autoencoder's decoder with its output projection."""
+    ae, k, d = config.autoencoder, config.chunk_size, config.autoencoder.width
+    inner = _mlp_width(ae)
+    return (
+        _linear(chunks, ae.latent_dim, d, trained=trained)
+        + _linear(chunks, d, 3 * inner, trained=trained)
+        + _linear(chunks, d, k * d, trained=trained)
+        + _linear(chunks * k, d, 3 * inner, trained=trained)
+        + _linear(chunks * k, d, vocab, trained=trained)
+    )
+
+
+def autoencoder_train_flops(config: RunConfig, vocab: int) -> float:
+    """All steps of stage 1."""
+    chunks = config.autoencoder.steps * config.autoencoder.batch_chunks
+    cost = encoder_cost(config, chunks, trained=True) + decoder_cost(config, chunks, vocab, trained=True)
+    return cost.total
+
+
+def backbone_cost(config: BackboneConfig, sequences: float, positions: int) -> Cost:
+    """The Transformer layers on whole sequences, attention over the full square."""
+    linear = 2.0 * sequences * positions * config.num_layers * _layer_matrices(config)
+    attention = 4.0 * sequences * config.num_layers * config.width * positions**2
+    return Cost(linear + attention, 2 * (linear + attention))
+
+
+def head_cost(head: EnergyHeadConfig, positions: float, width: int, latent_dim: int, samples: int) -> Cost:
+    """The energy head's map with so many samples a position; the hidden state's part is done once."""
+    shared, sampled = _head_matrices(head, width, latent_dim)
+    noise = _linear(positions * samples, head.noise_dim, width, input_grad=False)
+    rest = 2.0 * positions * (shared + samples * (sampled - head.noise_dim * width))
+    return noise + Cost(rest, 2 * rest)
+
+
+def energy_loss_cost(head: EnergyHeadConfig, positions: float, latent_dim: int) -> Cost:
+    """The two matrix products of the cheap energy loss; only the samples get a gradient."""
+    cross = 2.0 * positions * head.num_samples * latent_dim * head.num_targets
+    spread = 2.0 * positions * latent_dim * head.num_targets
+    return Cost(cross + spread, cross)
+
+
+def train_step_costs(config: RunConfig, vocab: int) -> dict[str, Cost]:
+    """Executed FLOPs of one training step, part by part."""
+    model, width = config.model, config.model.backbone.width
+    sequences = config.batch_sequences
+    if isinstance(model, BaselineConfig):
+        positions = config.train.block_len - 1
+        return {
+            "backbone": backbone_cost(model.backbone, sequences, positions),
+            "output": _linear(sequences * positions, width, vocab),
+        }
+    latent = config.autoencoder.latent_dim
+    chunks = config.train.block_len // model.chunk_size
+    positions = chunks - 1  # the last chunk of a block is only a target
+    rows = sequences * positions
+    costs = {
+        "encoder": encoder_cost(config, sequences * chunks, trained=False),
+        "backbone": backbone_cost(model.backbone, sequences, positions),
+        "head": head_cost(model.head, rows, width, latent, model.head.num_samples),
+        "loss": energy_loss_cost(model.head, rows, latent),
+    }
+    if model.input_mode != "latent":
+        costs["compression"] = _linear(rows, model.chunk_size * width, 2 * width) + _linear(rows, 2 * width, width)
+    if model.input_mode != "tokens":
+        costs["latent_input"] = _linear(rows, latent, width, input_grad=False)
+    return costs
+
+
+def train_step_flops(config: RunConfig, vocab: int) -> float:
+    return sum(cost.total for cost in train_step_costs(config, vocab).values())
+
+
+def tokens_per_step(config: RunConfig) -> int:
+    return config.batch_sequences * config.train.block_len
+
+
+def infer_flops_per_token(config: RunConfig, vocab: int) -> float:
+    """Executed per generated token with a key/value cache, at a context of eval.context_len tokens."""
+    model, width, k = config.model, config.model.backbone.width, config.chunk_size
+    context = config.eval.context_len // k
+    backbone = 2.0 * model.backbone.num_layers * _layer_matrices(model.backbone)
+    backbone += 4.0 * model.backbone.num_layers * width * context
+    if isinstance(model, BaselineConfig):
+        return backbone + 2.0 * width * vocab
+    latent = config.autoencoder.latent_dim
+    chunk = backbone + head_cost(model.head, 1, width, latent, 1).forward
+    chunk += decoder_cost(config, 1, vocab, trained=False).forward
+    if model.input_mode != "latent":
+        chunk += 2.0 * _compression_matrices(width, k)
+    if model.input_mode != "tokens":
+        chunk += 2.0 * latent * width
+        if model.latent_feedback == "reencoded":
+            chunk += encoder_cost(config, 1, trained=False).forward
+    return chunk / k
+
+
+# Published
+
+
+def _published_head(config: CalmConfig, latent_dim: int) -> tuple[int, int]:
+    """Weights of the embedding of h, and of the rest, which the paper counts for every sample."""
+    width = config.backbone.width
+    shared, sampled = _head_matrices(config.head, width, latent_dim)
+    return width * width, shared + sampled - width * width
+
+
+def infer_flops_per_token_published(config: RunConfig, vocab: int, *, context: int = PAPER_CONTEXT) -> float:
+    """The paper's inference FLOPs per token with ``context`` positions."""
+    model, width, k = config.model, config.model.backbone.width, config.chunk_size
+    attention = 4.0 * model.backbone.num_layers * width * context
+    blocks = model.backbone.num_layers * _layer_matrices(model.backbone)
+    if isinstance(model, BaselineConfig):
+        return 2.0 * (blocks + width * vocab) + attention
+    head = sum(_published_head(model, config.autoencoder.latent_dim))
+    matrices = blocks + _compression_matrices(width, k) + head
+    return (2.0 * matrices + attention + decoder_cost(config, 1, vocab, trained=False).forward) / k
+
+
+def train_flops_per_token_published(config: RunConfig, vocab: int, *, context: int = PAPER_CONTEXT) -> float:
+    """The paper's training FLOPs per token: 3 x the Transformer part, the head counted N times."""
+    model, width = config.model, config.model.backbone.width
+    if isinstance(model, BaselineConfig):
+        return 3 * infer_flops_per_token_published(config, vocab, context=context)
+    attention = 4.0 * model.backbone.num_layers * width * context
+    blocks = model.backbone.num_layers * _layer_matrices(model.backbone)
+    embed_hidden, rest = _published_head(model, config.autoencoder.latent_dim)
+    matrices = blocks + _compression_matrices(width, model.chunk_size) + embed_hidden
+    matrices += model.head.num_samples * rest
+    return 3 * (2.0 * matrices + attention) / model.chunk_size
+
+
+def describe(config: RunConfig, vocab: int | None = None) -> dict[str, Any]:
+    """What a run will cost, for a dry run: parameters by group, steps, tokens, FLOPs. ``config`` must be
+    resolved."""
+    from workbench.schedule import plan
+
+    vocab = vocab_size(config) if vocab is None else vocab
+    schedule = plan(config, vocab)
+    context = config.train.block_len // config.chunk_size
+    described: dict[str, Any] = {
+        "kind": config.model.kind,
+        "chunk_size": config.chunk_size,
+        "vocab_size": vocab,
+        "parameters": parameters(config, vocab),
+        "num_steps": schedule.num_steps,
+        "tokens_per_step": schedule.tokens_per_step,
+        "train_tokens": schedule.num_steps * schedule.tokens_per_step,
+        "train_flops": schedule.num_steps * schedule.flops_per_step,
+        "train_flops_by_part": {
+            name: schedule.num_steps * cost.total for name, cost in train_step_costs(config, vocab).items()
+        },
+        "train_flops_published": schedule.num_steps
+        * schedule.tokens_per_step
+        * train_flops_per_token_published(config, vocab, context=context),
+        "infer_flops_per_token": infer_flops_per_token(config, vocab),
+        "infer_flops_per_token_published": infer_flops_per_token_published(config, vocab, context=context),
+        "lr": config.optim.lr,
+    }
+    if config.is_calm:
+        described["autoencoder_train_flops"] = autoencoder_train_flops(config, vocab)
+    return described

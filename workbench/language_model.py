@@ -1,0 +1,105 @@
+"""What training, evaluation and sampling ask of a language model, CALM or token baseline.
+
+Letters: B sequences, T tokens, K chunk size, P = T / K chunks, D width, V vocabulary, S samples,
+n scored positions of a sequence, R branches of a sequence.
+"""
+
+from __future__ import annotations
+
+import abc
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class LanguageModel(abc.ABC):
+    """A trainable network together with everything frozen that it needs."""
+
+    network: nn.Module
+    """What is trained and saved."""
+    chunk_size: int
+    """K; 1 for a token model."""
+
+    @abc.abstractmethod
+    def training_loss(self, tokens: Int[Tensor, "b t"], *, rng: torch.Generator) -> Float[Tensor, " n"]:
+        """Loss of every predicted position in float32; T is a multiple of K. The first chunk of a block
+        is never predicted."""
+
+    @abc.abstractmethod
+    def parameter_groups(self) -> dict[str, int]:
+        """Number of parameters by part, the autoencoder's apart."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+
+class SampledBranches(abc.ABC):
+    """Side branches of a sampled model, one chunk further each time."""
+
+    @abc.abstractmethod
+    def extend(self, chunks: Int[Tensor, "b r k"]) -> None:
+        """Append a chunk to every branch."""
+
+    @abc.abstractmethod
+    def sample(self, num_samples: int, *, rng: torch.Generator) -> Int[Tensor, "s b r k"]:
+        """Independent next chunks of every branch."""
+
+
+class SampledContext(abc.ABC):
+    """A batch of windows read once, from which next chunks can be sampled at any position."""
+
+    @abc.abstractmethod
+    def sample(
+        self, index: Int[Tensor, "b n"], num_samples: int, *, rng: torch.Generator
+    ) -> Int[Tensor, "s b n k"]:
+        """Independent chunks that follow chunk ``index`` of the window (0 is the first)."""
+
+    @abc.abstractmethod
+    def branch(self, index: Int[Tensor, "b r"]) -> SampledBranches:
+        """Branches that leave the text after chunk ``index``."""
+
+
+class SampledModel(abc.ABC):
+    """A model known by its samples alone: what BrierLM needs of a CALM."""
+
+    chunk_size: int
+
+    @abc.abstractmethod
+    def read(self, windows: Int[Tensor, "b t"]) -> SampledContext: ...
+
+
+class DistributionBranches(abc.ABC):
+    """Side branches of a token model."""
+
+    @abc.abstractmethod
+    def extend(self, tokens: Int[Tensor, "b r"]) -> None: ...
+
+    @abc.abstractmethod
+    def log_probs(self) -> Float[Tensor, "b r v"]: ...
+
+
+class DistributionContext(abc.ABC):
+    @abc.abstractmethod
+    def log_probs(self, index: Int[Tensor, "b n"]) -> Float[Tensor, "b n v"]:
+        """Log probabilities of the token after token ``index`` of the window."""
+
+    @abc.abstractmethod
+    def branch(self, index: Int[Tensor, "b r"]) -> DistributionBranches: ...
+
+
+class DistributionModel(abc.ABC):
+    """A token model with explicit probabilities: what BrierLM needs of the baseline."""
+
+    @abc.abstractmethod
+    def read(self, windows: Int[Tensor, "b t"]) -> DistributionContext: ...
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def gather_positions(x: Float[Tensor, "b p d"], index: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+    """Rows of the middle axis."""
+    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

@@ -1,0 +1,145 @@
+"""What the machine has: device, threads, whether bfloat16 pays; and the environment to record."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from workbench import files
+from workbench.config import RunConfig, content_hash
+
+PACKAGES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "optuna",
+    "mlflow",
+    "datasets",
+    "tokenizers",
+    "safetensors",
+    "pandas",
+    "matplotlib",
+)
+WORTH_IT = 1.1
+"""bfloat16 is chosen where the probe runs at least this much faster with it."""
+
+
+def resolve(config: RunConfig, cache_dir: Path) -> RunConfig:
+    """Fill in device, number type and threads, and set the process's threads."""
+    device = config.runtime.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    threads = config.runtime.threads or default_threads()
+    torch.set_num_threads(threads)
+    dtype: str = config.runtime.dtype
+    if dtype == "auto":
+        dtype = preferred_dtype(device, config.model.backbone.width, threads, cache_dir)
+    return config.resolved(device=device, dtype=dtype, threads=threads)
+
+
+def default_threads() -> int:
+    """OMP_NUM_THREADS where it is set, otherwise all cores this process may use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0))
+
+
+def preferred_dtype(device: str, width: int, threads: int, cache_dir: Path) -> Literal["float32", "bfloat16"]:
+    """By a short probe, remembered for this machine so that equal configurations resolve equally."""
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    if device != "cpu":
+        return "float32"
+    key = content_hash([cpu_name(), torch.__version__, width, threads])
+    path = cache_dir / "probes" / f"bfloat16-{key}.json"
+    with files.locked(path.with_suffix(".lock")):
+        if not path.exists():
+            files.write_json(path, {"width": width, "threads": threads, "speedup": bfloat16_speedup(width)})
+        speedup: float = files.read_json(path)["speedup"]
+    return "bfloat16" if speedup >= WORTH_IT else "float32"
+
+
+def bfloat16_speedup(width: int, *, rows: int = 2048, repeats: int = 5) -> float:
+    """Seconds of a forward and backward pass of an MLP in float32 over seconds in bfloat16 autocast; the
+    best of several turns each, interleaved."""
+    mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
+    x = torch.randn(rows, width, generator=torch.Generator().manual_seed(0))
+    best = {False: float("inf"), True: float("inf")}
+    for turn in range(repeats + 1):
+        for low in (False, True):
+            start = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                loss = mlp(x).float().square().mean()
+            loss.backward()
+            if turn:  # the first turn warms up
+                best[low] = min(best[low], time.perf_counter() - start)
+    return best[False] / best[True]
+
+
+@lru_cache
+def cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                flags = "amx" if "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8") else ""
+                return f"{line.split(':', 1)[1].strip()} {flags}".strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def environment(config: RunConfig) -> dict[str, Any]:
+    """Versions, processor and code state of this process."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": config.runtime.threads,
+        "device": config.runtime.device,
+        "dtype": config.runtime.dtype,
+        "versions": {name: _version(name) for name in PACKAGES},
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        **code_state(),
+    }
+
+
+@lru_cache
+def code_state() -> dict[str, str]:
+    """Commit and a hash of the uncommitted difference of the workbench's own checkout, if it is one."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return {"git_commit": "", "git_diff_hash": ""}
+    difference = _git(root, "diff", "HEAD")
+    digest = hashlib.sha256(difference.encode()).hexdigest()[:16] if difference else ""
+    return {"git_commit": _git(root, "rev-parse", "HEAD"), "git_diff_hash": digest}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,353 @@
+"""One run from a configuration: data, autoencoder, training, evaluation, record.
+
+The run folder (workbench.records) is written first; a tracker mirrors it and may come and go.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from workbench import checkpoint, diagnostics, files, flops, machine, records
+from workbench.baseline import BaselineNetwork, TokenBaseline
+from workbench.config import CalmConfig, RunConfig
+from workbench.config_file import load_config
+from workbench.data import Corpus, prepare
+from workbench.errors import RunError
+from workbench.evaluate import Grid, evaluate, evaluation_grid, floors, identical_draws
+from workbench.home import Home
+from workbench.language_model import LanguageModel
+from workbench.model import Calm, CalmNetwork
+from workbench.optim import phase_after
+from workbench.progress import Display, NoDisplay
+from workbench.records import Evaluation, RunRecord, Status, TrainPoint
+from workbench.schedule import Plan, plan
+from workbench.train import NotFiniteError, Trainer
+from workbench.train_autoencoder import trained_autoencoder
+
+if TYPE_CHECKING:
+    from workbench.tracking import Tracker
+
+POSITIONS = "brier_positions.npy"
+"""Brier estimates of every position at the last evaluation, (W, n, 4): what pairs are compared by."""
+FINISHED: tuple[Status, ...] = ("completed", "pruned", "not_finite")
+
+
+class StopRun(Exception):
+    """Raised by ``on_evaluation`` to end a run early; its text becomes the reason."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which run of what."""
+
+    study: str | None = None
+    role: Literal["run", "trial", "baseline", "check"] = "run"
+    trial: int | None = None
+    name: str = ""
+
+
+def resolve(config: RunConfig, home: Home) -> RunConfig:
+    """Everything that was left open filled in for this machine."""
+    return machine.resolve(config, home.cache)
+
+
+def build_model(
+    config: RunConfig, corpus: Corpus, home: Home, *, display: Display | None = None
+) -> tuple[LanguageModel, records.AutoencoderReport | None]:
+    """The untrained model of a resolved configuration; a CALM's autoencoder comes from the cache or is
+    trained."""
+    if not isinstance(config.model, CalmConfig):
+        network = BaselineNetwork(config.model, vocab_size=corpus.vocab_size, seed=config.seed)
+        return TokenBaseline(network.to(config.runtime.device)), None
+    autoencoder, report = trained_autoencoder(config, corpus, home.cache, display=display)
+    calm = CalmNetwork(
+        config.model,
+        vocab_size=corpus.vocab_size,
+        latent_dim=config.autoencoder.latent_dim,
+        seed=config.seed,
+    )
+    return Calm(calm.to(config.runtime.device), autoencoder), report
+
+
+def execute(
+    config: RunConfig,
+    run_dir: Path,
+    *,
+    home: Home,
+    identity: Identity | None = None,
+    tracker: Tracker | None = None,
+    parent: str | None = None,
+    on_evaluation: Callable[[Evaluation], None] | None = None,
+    display: Display | None = None,
+) -> RunRecord:
+    """Run a resolved configuration in ``run_dir``; returns the final record.
+
+    An unfinished run of the same configuration is continued from its checkpoint; a finished one is
+    returned as it is. Raises RunError where the folder holds another configuration's run, and UserError
+    from data; any failure is recorded in the folder before it is raised again."""
+    run_dir = Path(run_dir)
+    existing = _existing(run_dir, config)
+    if existing is not None and existing.status in FINISHED:
+        return existing
+    torch.set_num_threads(config.runtime.threads or 1)
+    run = _Run(config, files.writable_folder(run_dir), home, identity or Identity(), tracker, parent)
+    try:
+        return run.go(existing, on_evaluation, display or NoDisplay())
+    except KeyboardInterrupt:
+        run.end("interrupted", "interrupted; the same command continues it")
+        raise
+    except Exception as error:
+        run.end("failed", f"{type(error).__name__}: {error}")
+        raise
+
+
+def _existing(run_dir: Path, config: RunConfig) -> RunRecord | None:
+    if not (run_dir / records.RECORD).exists():
+        return None
+    record = records.read_record(run_dir)
+    if record.config_hash != config.hash():
+        raise RunError(
+            f"{run_dir} holds a run of another configuration ({record.config_hash}, asked {config.hash()}); "
+            "choose another folder or delete it"
+        )
+    return record
+
+
+class _Run:
+    """The state of one execution: its record and where everything goes."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run_dir: Path,
+        home: Home,
+        identity: Identity,
+        tracker: Tracker | None,
+        parent: str | None,
+    ) -> None:
+        self.config, self.run_dir, self.home = config, run_dir, home
+        self.tracker, self.parent = tracker, parent
+        self.started = time.perf_counter()
+        self.wall_before = 0.0
+        self.record = RunRecord(
+            run_id=run_dir.name,
+            name=identity.name or run_dir.name,
+            study=identity.study,
+            role=identity.role,
+            trial=identity.trial,
+            seed=config.seed,
+            kind=config.model.kind,
+            head=config.model.head.kind if isinstance(config.model, CalmConfig) else None,
+            config_hash=config.hash(),
+            created=_now(),
+            environment=machine.environment(config),
+        )
+
+    def go(
+        self,
+        existing: RunRecord | None,
+        on_evaluation: Callable[[Evaluation], None] | None,
+        display: Display,
+    ) -> RunRecord:
+        if existing is not None:
+            self.record.created = existing.created
+            self.wall_before = existing.wall_seconds
+        files.write_atomic(self.run_dir / records.CONFIG, self.config.to_yaml())
+        self.write()
+        corpus = prepare(self.config.data, self.home.cache)
+        schedule = plan(self.config, corpus.vocab_size)
+        grid = evaluation_grid(self.config.eval, corpus)
+        self.describe(corpus, schedule, grid)
+        model, report = build_model(self.config, corpus, self.home, display=display)
+        if report is not None:
+            text = report.model_dump_json(indent=1) + "\n"
+            files.write_atomic(self.run_dir / records.AUTOENCODER, text)
+            self.record.diagnostics = diagnostics.diagnose_autoencoder(report)
+        self.record.parameters = model.parameter_groups()
+        self.write()
+        self.deliver()
+        trainer = Trainer(model, self.config, schedule, corpus, self.run_dir / records.CHECKPOINT)
+        status, reason = self.train(trainer, grid, on_evaluation, display)
+        return self.finish(status, reason, trainer, grid)
+
+    def describe(self, corpus: Corpus, schedule: Plan, grid: Grid) -> None:
+        """Fill in what is known before training."""
+        described = flops.describe(self.config, corpus.vocab_size)
+        names = ("infer_flops_per_token", "infer_flops_per_token_published", "autoencoder_train_flops")
+        self.record.compute = {name: described[name] for name in names if name in described}
+        self.record.data_hash = corpus.hash
+        self.record.eval_fingerprint = grid.fingerprint
+        self.record.num_steps = schedule.num_steps
+        self.record.floors = floors(corpus, self.config.eval, grid, self.home.cache)
+        self.write()
+
+    def train(
+        self,
+        trainer: Trainer,
+        grid: Grid,
+        on_evaluation: Callable[[Evaluation], None] | None,
+        display: Display,
+    ) -> tuple[Status, str]:
+        trainer.resume()
+        self.forget_after(trainer.position.step)
+        schedule = trainer.plan
+
+        def log(point: TrainPoint) -> None:
+            files.append_json_line(self.run_dir / records.METRICS, point.model_dump())
+
+        def evaluate_now(current: Trainer) -> None:
+            step = current.position.step
+            evaluation, values = evaluate(
+                current.model,
+                self.config.eval,
+                grid,
+                phase=phase_after(
+                    step,
+                    schedule.num_steps,
+                    warmup_steps=schedule.warmup_steps,
+                    decay_steps=schedule.decay_steps,
+                ),
+                step=step,
+                tokens=step * schedule.tokens_per_step,
+                flops=step * schedule.flops_per_step,
+            )
+            files.append_json_line(self.run_dir / records.EVALUATIONS, evaluation.model_dump())
+            buffer = io.BytesIO()
+            np.save(buffer, values)
+            files.write_atomic(self.run_dir / POSITIONS, buffer.getvalue())
+            self.record.final = evaluation
+            self.progress(current)
+            self.write()
+            display.note(_line(evaluation))
+            self.deliver()
+            if on_evaluation is not None:
+                on_evaluation(evaluation)
+
+        try:
+            trainer.train(log=log, evaluate=evaluate_now, display=display)
+        except StopRun as stop:
+            return "pruned", str(stop)
+        except NotFiniteError as error:
+            self.record.diagnostics.append(diagnostics.not_finite(str(error)))
+            return "not_finite", str(error)
+        except KeyboardInterrupt:
+            trainer.save()
+            raise
+        return "completed", ""
+
+    def finish(self, status: Status, reason: str, trainer: Trainer, grid: Grid) -> RunRecord:
+        done = records.read_evaluations(self.run_dir)
+        self.record.final = done[-1] if done else None
+        if self.record.final is not None:
+            found = diagnostics.diagnose_evaluation(self.record.final, self.record.floors)
+            self.record.diagnostics.extend(found)
+        if status != "not_finite":
+            if isinstance(trainer.model, Calm) and identical_draws(trainer.model, self.config.eval, grid):
+                self.record.diagnostics.append(diagnostics.identical_draws())
+            trainer.save(finished=True)
+        self.progress(trainer)
+        return self.end(status, reason)
+
+    def progress(self, trainer: Trainer) -> None:
+        position, schedule = trainer.position, trainer.plan
+        self.record.step = position.step
+        self.record.tokens = position.step * schedule.tokens_per_step
+        self.record.train_seconds = position.train_seconds
+        self.record.tokens_per_second = self.record.tokens / max(position.train_seconds, 1e-9)
+        per_token = flops.describe(self.config, None)
+        share = position.step / max(schedule.num_steps, 1)
+        self.record.compute["train_flops"] = position.step * schedule.flops_per_step
+        self.record.compute["train_flops_published"] = share * per_token["train_flops_published"]
+
+    def forget_after(self, step: int) -> None:
+        """Drop what was recorded after the checkpoint that training continues from."""
+        for name in (records.METRICS, records.EVALUATIONS):
+            path = self.run_dir / name
+            if path.exists():
+                rows = files.read_json_lines(path)
+                files.rewrite_json_lines(path, [row for row in rows if row["step"] <= step])
+
+    def end(self, status: Status, reason: str) -> RunRecord:
+        self.record.status = status
+        self.record.reason = reason
+        self.record.finished = _now()
+        self.write()
+        self.deliver(final=True)
+        return self.record
+
+    def write(self) -> None:
+        self.record.wall_seconds = self.wall_before + time.perf_counter() - self.started
+        records.write_record(self.run_dir, self.record)
+
+    def deliver(self, *, final: bool = False) -> None:
+        """Mirror the folder; an outage is the tracker's to report, not the run's to fail on."""
+        if self.tracker is None:
+            return
+        from workbench.tracking import link
+
+        self.tracker.deliver(self.run_dir, parent=self.parent, final=final)
+        found = link(self.run_dir)
+        if found is not None and found != self.record.mlflow:
+            self.record.mlflow = found
+            records.write_record(self.run_dir, self.record)
+
+
+def load_run(run_dir: Path | str, home: Home) -> tuple[RunConfig, RunRecord, LanguageModel, Corpus]:
+    """A trained model from its folder, on this machine's device.
+
+    Raises RunError where the folder is not a run's or has no weights yet."""
+    run_dir = Path(run_dir)
+    record = records.read_record(run_dir)
+    config = load_config(run_dir / records.CONFIG)
+    found = checkpoint.find(run_dir / records.CHECKPOINT)
+    if found is None:
+        raise RunError(f"{run_dir} has no checkpoint yet (status: {record.status}); train it first")
+    device = machine.resolve(
+        config.model_copy(update={"runtime": config.runtime.model_copy(update={"device": "auto"})}), home.cache
+    ).runtime.device
+    config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"device": device})})
+    corpus = prepare(config.data, home.cache)
+    model, _ = build_model(config, corpus, home)
+    checkpoint.load_weights(model.network, found / checkpoint.WEIGHTS)
+    return config, record, model, corpus
+
+
+def find_run(name: str, home: Home) -> Path:
+    """A run's folder from its path, or from its id or name below ``home``.
+
+    Raises RunError where there is none or several."""
+    direct = Path(name)
+    if (direct / records.RECORD).exists():
+        return direct
+    matches = [p for p in records.find_runs(home.root) if p.name == name or records.read_record(p).name == name]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        listed = ", ".join(str(p) for p in matches[:5])
+        raise RunError(f"{name!r} names {len(matches)} runs ({listed} ...); give the folder instead")
+    known = [p.name for p in records.find_runs(home.root)]
+    hint = f"latest: {', '.join(known[-5:])}" if known else f"there are no runs under {home.root} yet"
+    raise RunError(f"no run {name!r}; {hint}")
+
+
+def _line(evaluation: Evaluation) -> str:
+    brier = evaluation.brier
+    orders = " ".join(f"{value:.2f}" for value in brier.brier)
+    extra = f", cross-entropy {evaluation.cross_entropy:.3f}" if evaluation.cross_entropy is not None else ""
+    return (
+        f"step {evaluation.step} ({evaluation.phase}): BrierLM {brier.brierlm:.2f} ± {brier.brierlm_se:.2f} "
+        f"(Brier-1…4 {orders} %){extra}"
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

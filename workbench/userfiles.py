@@ -1,0 +1,138 @@
+"""A user's own text and JSON files as ``datasets`` streams of documents.
+
+``open_dataset`` gives an ``IterableDataset`` with one column, ``text``. The parsing is ours: the
+library's own readers take ``[``, ``*`` or ``::`` in a path for patterns, name no line when a record is
+bad, refuse valid files in which another field changes its type, and turn dates in the text column into
+another spelling.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def open_dataset(files: Sequence[Path], *, json_field: str | None) -> datasets.IterableDataset:
+    """A stream with the column ``text``: one row a text file, or with ``json_field`` one row a record.
+
+    Nothing is read before it is iterated; iterating raises DataError as ``text_rows`` and
+    ``json_rows``."""
+    import datasets
+    from datasets.io.generator import GeneratorDatasetInputStream
+
+    generator: Callable[..., Iterator[dict[str, str]]] = text_rows if json_field is None else json_rows
+    arguments = {} if json_field is None else {"field": json_field}
+    # what IterableDataset.from_generator does, but leaving no lock files in the user's cache
+    with tempfile.TemporaryDirectory() as scratch:
+        stream: datasets.IterableDataset = GeneratorDatasetInputStream(
+            generator=generator,
+            features=datasets.Features({"text": datasets.Value("string")}),
+            gen_kwargs={"paths": [str(path) for path in files], **arguments},
+            streaming=True,
+            cache_dir=scratch,
+        ).read()
+    return stream
+
+
+def read_text_documents(files: Sequence[Path]) -> Iterator[str]:
+    """One document a file."""
+    for row in open_dataset(files, json_field=None):
+        yield row["text"]
+
+
+def read_json_documents(files: Sequence[Path], field: str = "text") -> Iterator[str]:
+    """One document a record."""
+    for row in open_dataset(files, json_field=field):
+        yield row["text"]
+
+
+def text_rows(paths: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Raises DataError naming a file that is unreadable, or the line that is not UTF-8."""
+    for path in paths:
+        yield {"text": "".join(line for _, line in _lines(path))}
+
+
+def json_rows(paths: Sequence[str], field: str) -> Iterator[dict[str, str]]:
+    """Records of JSON lines, or of a file that is one JSON array. Raises DataError naming the file and
+    the line (or the record of an array) that is not JSON, no object, or without text in ``field``."""
+    for path in paths:
+        for where, record in _records(path):
+            if not isinstance(record, dict):
+                raise DataError(f'{where}: an object such as {{"{field}": ...}} is wanted, found {_kind(record)}')
+            if field not in record:
+                raise DataError(
+                    f"{where}: no field {field!r}; fields there: {', '.join(record) or 'none'}. "
+                    f"Name the one with the text: json:{path}:FIELD"
+                )
+            text = record[field]
+            if not isinstance(text, str):
+                raise DataError(f"{where}: field {field!r} must hold text, found {_kind(text)}")
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"{where}: field {field!r} holds half of a surrogate pair (character {error.start + 1}); "
+                    "write the file anew as UTF-8"
+                ) from None
+            yield {"text": text}
+
+
+def _records(path: str) -> Iterator[tuple[str, Any]]:
+    """(where it stands, value) of each record of a file."""
+    first = True
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        if first and line.lstrip().startswith("["):
+            yield from ((f"{path}, record {i}", record) for i, record in enumerate(_array(path), start=1))
+            return
+        first = False
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{path}, line {number}: not JSON: {error.msg} (column {error.colno}); "
+                "one object a line, or one array of objects, is wanted"
+            ) from None
+        yield f"{path}, line {number}", record
+
+
+def _array(path: str) -> list[Any]:
+    """The records of a file that is one JSON array."""
+    try:
+        records: list[Any] = json.loads("".join(line for _, line in _lines(path)))
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}, line {error.lineno}: not JSON: {error.msg} (column {error.colno}); "
+            "one object a line, or one array of objects, is wanted"
+        ) from None
+    return records
+
+
+def _lines(path: str) -> Iterator[tuple[int, str]]:
+    """(number from 1, line with its end) of a UTF-8 file; a byte order mark is left out."""
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise DataError(
+                        f"{path}, line {number}: not UTF-8 text (byte 0x{line[error.start]:02x} in column "
+                        f"{error.start + 1}); convert the file, for example with iconv -f LATIN1 -t UTF-8"
+                    ) from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _kind(value: object) -> str:
+    names = {type(None): "null", dict: "an object", list: "a list", str: "text", bool: "true or false"}
+    return names.get(type(value), "a number")
