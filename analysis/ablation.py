@@ -4,7 +4,8 @@ The unit is a cell: runs that agree in everything but the seed, with the mean of
 does not visit all combinations equally often, so values are compared after the other parameters have
 been allowed for (additive least squares over cells, every parameter as categories). The residual scatter,
 which holds interactions and all noise, gives the interval; with too little of it left nothing is
-claimed. Comparisons within a parameter are Bonferroni-corrected.
+claimed. The reference is the best value found, so the intervals are Bonferroni-corrected for all pairs of
+values.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Effect:
             return f"{self.reference} is better than every other value"
         if worse:
             return f"{self.reference} is better than {', '.join(worse)}; the rest is indistinguishable from it"
-        return f"the values are indistinguishable at this noise ({self.reference} has the highest mean)"
+        return f"the values are indistinguishable at this noise ({self.reference} is highest)"
 
 
 def effects(comparison: Comparison, runs: pd.DataFrame, columns: list[str]) -> list[Effect]:
@@ -119,9 +120,7 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _effect(
-    name: str, frame: pd.DataFrame, parameters: list[str], stopped: pd.Index, labels: pd.Series
-) -> Effect:
+def _effect(name: str, frame: pd.DataFrame, parameters: list[str], stopped: pd.Index, labels: pd.Series) -> Effect:
     present = [value for value in labels.cat.categories if (frame[name] == value).any()]
     if len(present) < 2:
         only = f" ({present[0]})" if present else ""
@@ -129,6 +128,10 @@ def _effect(
     means = {value: mean_of(frame.loc[frame[name] == value, "score"].tolist()) for value in present}
     reference = max(present, key=lambda value: means[value].value)
     adjusted = _adjusted(name, reference, present, frame, parameters)
+    ahead = {v: d.value for v, d in adjusted.items() if d.low is not None and d.value > 0}
+    if ahead:  # once the other parameters are allowed for, another value is the best one
+        reference = max(ahead, key=lambda value: ahead[value])
+        adjusted = _adjusted(name, reference, present, frame, parameters)
     reached = labels[stopped].astype(object)
     values = [
         ValueEffect(
@@ -151,13 +154,13 @@ def _adjusted(
 ) -> dict[str, Difference]:
     """Differences to the reference from an additive fit; without an interval where the fit has fewer
     than MIN_RESIDUAL_DOF degrees of freedom left or cannot tell two parameters apart."""
-    design = [np.ones(len(frame))]
+    design: list[npt.NDArray[np.float64]] = [np.ones(len(frame))]
     others = [value for value in present if value != reference]
-    design += [(frame[name] == value).to_numpy(dtype=float) for value in others]
+    design += [np.asarray(frame[name] == value, dtype=float) for value in others]
     for other in parameters:
         if other != name:
             levels = list(dict.fromkeys(frame[other].dropna()))
-            design += [(frame[other] == level).to_numpy(dtype=float) for level in levels[1:]]
+            design += [np.asarray(frame[other] == level, dtype=float) for level in levels[1:]]
     matrix, score = np.stack(design, axis=1), frame["score"].to_numpy(dtype=float)
     rank = int(np.linalg.matrix_rank(matrix))
     dof = len(frame) - rank
@@ -174,8 +177,12 @@ def _adjusted(
         if not _estimable(matrix, i):
             result[value] = Difference(raw[value])
             continue
-        half = t_quantile(dof, comparisons=len(others)) * math.sqrt(variance * float(inverse[i, i]))
-        result[value] = Difference(float(coefficients[i]), float(coefficients[i]) - half, float(coefficients[i]) + half)
+        half = t_quantile(dof, comparisons=len(present) * (len(present) - 1) // 2) * math.sqrt(
+            variance * float(inverse[i, i])
+        )
+        result[value] = Difference(
+            float(coefficients[i]), float(coefficients[i]) - half, float(coefficients[i]) + half
+        )
     return result
 
 

@@ -15,6 +15,7 @@ from analysis.frontier import KINDS
 from analysis.stats import SeedNoise, seed_noise
 from analysis.table import RunTable
 from analysis.words import flops as flops_words
+from analysis.words import status_words
 
 ROLES = ("run", "trial", "baseline")
 """Sensitivity checks deviate from the stated rules on purpose and are never part of a comparison."""
@@ -71,7 +72,9 @@ def compare(table: RunTable) -> Comparison:
             left_out.append((_label(run), reason))
     keep = [not _why_not(run, fingerprint) for _, run in runs.iterrows()]
     finals = runs[pd.Series(keep, index=runs.index, dtype=bool)]
-    finals, phase = _one_group(finals, finals["phase"], "its end point is {0}, the compared ones are {1}", left_out)
+    finals, phase = _one_group(
+        finals, finals["phase"], "its end point is {0}, the compared ones are {1}", left_out
+    )
     finals, budget = _one_group(finals, _budgets(finals), "its budget is {0}, the compared one is {1}", left_out)
     evaluations = table.evaluations
     evaluations = evaluations[
@@ -118,7 +121,7 @@ def _why_not(run: pd.Series, fingerprint: str) -> str:
     if run["role"] not in ROLES:
         return "sensitivity check (shown in its own table)"
     if run["status"] != "completed":
-        return f"{str(run['status']).replace('_', ' ')}" + (f": {run['reason']}" if run["reason"] else "")
+        return status_words(run["status"], run["reason"])
     if not run["at_budget"]:
         return "completed without an evaluation"
     if run["fingerprint"] != fingerprint:

@@ -1,5 +1,7 @@
 """The figures about compute, orders, correlation and importance. Each returns None where it would be empty."""
 
+# ruff: noqa: RUF001  (Greek letters and minus signs are meant)
+
 from __future__ import annotations
 
 from typing import Any
@@ -8,13 +10,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from analysis import style
 from analysis.comparison import Comparison
 from analysis.correlation import Correlation
 from analysis.frontier import frontiers
+from analysis.rows import FLOORS, ORDERS
 from analysis.style import GREY, INK, LIGHT, Label, Picture
-from analysis.table import FLOORS, ORDERS
 
 BRIERLM = "BrierLM (0 to 100)"
 _RING = {"all": style.ACCENT, "CALM": "#e08214"}
@@ -30,10 +33,12 @@ def main_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | None:
         _curve(axes, run)
     best = frontiers(points)
     for (models, kind), part in best.groupby(["models", "kind_of_point"], sort=False):
-        look = {"color": _RING[models], "ls": "-" if kind == "constant" else (0, (5, 2))}
-        axes.plot(part["train_flops"], part["brierlm"], lw=1.6, alpha=0.75, **look)
-        ring = {"ms": 11 if models == "all" else 8.5, "mfc": "none", "mec": _RING[models], "mew": 1.3}
-        axes.plot(part["train_flops"], part["brierlm"], ls="", marker="o", **ring)
+        colour, size = _RING[str(models)], 11 if models == "all" else 8.5
+        dashes: Any = "-" if kind == "constant" else (0, (5, 2))
+        axes.plot(part["train_flops"], part["brierlm"], lw=1.6, alpha=0.75, color=colour, ls=dashes)
+        axes.plot(
+            part["train_flops"], part["brierlm"], ls="", marker="o", ms=size, mfc="none", mec=colour, mew=1.3
+        )
     style.log_x(axes)
     labels = _floor_lines(axes, floors)
     for k in [*comparison_sizes(points), None]:
@@ -42,7 +47,7 @@ def main_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | None:
             best_end = ends.sort_values("train_flops").groupby("run_id").tail(1)["brierlm"].max()
             labels.append(Label(float(best_end), style.k_name(k), style.k_colour(k)))
     from_zero(axes)
-    axes.set_xlabel("training FLOPs (executed, without autoencoder)")
+    axes.set_xlabel("training FLOPs (without autoencoder)")
     axes.set_ylabel(BRIERLM)
     _main_legend(axes, set(points["phase"]), list(dict.fromkeys(best["models"])) if len(best) else [])
     style.label_right(axes, labels)
@@ -50,8 +55,9 @@ def main_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | None:
         figure,
         "frontier",
         "BrierLM against training compute",
-        "Every checkpoint of every run with one standard error. Frontier points are ringed, those at constant rate joined "
-        "by a line, ends of decays by dashes. Dashed grey lines: n-gram tables on the same positions.",
+        "Every checkpoint of every run with one standard error; FLOPs as executed. Frontier points are ringed: "
+        "at constant rate joined by a line, ends of decays by dashes. Dashed grey lines: n-gram tables on the "
+        "same positions.",
     )
 
 
@@ -93,7 +99,9 @@ def _main_legend(axes: Axes, phases: set[str], models: list[str]) -> None:
     entries: list[Line2D] = []
     for phase, label, marker in (("constant", "constant rate", "o"), ("decayed", "end of decay", "*")):
         if phase in phases:
-            entries.append(Line2D([], [], label=label, color=GREY, marker=marker, ls="", ms=5 if marker == "o" else 10))
+            entries.append(
+                Line2D([], [], label=label, color=GREY, marker=marker, ls="", ms=5 if marker == "o" else 10)
+            )
     if phases - {"constant", "decayed"}:
         entries.append(Line2D([], [], label="warm-up or mid-decay", color=GREY, marker="x", ls="", ms=5))
     for model in models:
@@ -173,7 +181,7 @@ def _scatter(
 def _few_log_ticks(axes: Axes) -> Any:
     low, high = axes.get_xlim()
     subs = (1.0,) if high / low > 30 else (1.0, 3.0) if high / low > 8 else (1.0, 2.0, 3.0, 5.0)
-    return style.LogLocator(subs=subs, numticks=6)
+    return LogLocator(subs=subs, numticks=6)
 
 
 def groups_by_k(runs: pd.DataFrame) -> list[tuple[int | None, pd.DataFrame]]:
@@ -224,7 +232,9 @@ def orders_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | Non
             ms=9,
             color=style.k_colour(k),
         )
-        handles.append(Line2D([], [], ls="", marker=style.k_marker(k), color=style.k_colour(k), label=style.k_name(k)))
+        handles.append(
+            Line2D([], [], ls="", marker=style.k_marker(k), color=style.k_colour(k), label=style.k_name(k))
+        )
     for table, row in tables:
         values = row[columns].to_numpy(dtype=float)
         for n, value in zip(ORDERS, values, strict=True):
@@ -233,11 +243,11 @@ def orders_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | Non
         handles.append(Line2D([], [], color=GREY, lw=1.4, ls=style.FLOOR_STYLES[table], label=f"{table} table"))
     axes.set_yscale("log")
     axes.set_ylim(bottom=bottom * 0.8)
-    axes.yaxis.set_major_formatter(style.FuncFormatter(lambda v, _: f"{v:g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     axes.set_xticks(list(ORDERS), [f"Brier-{n}" for n in ORDERS])
     axes.grid(axis="x", visible=False)
     axes.set_ylabel("Brier-n (%, log scale)")
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, columnspacing=1.2, handlelength=1.8)
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, columnspacing=1.2, handlelength=1.8)
     return style.render(
         figure,
         "orders",
@@ -308,7 +318,9 @@ def importance_figure(importance: dict[str, float], names: dict[str, str]) -> Pi
     values = [value for _, value in ordered]
     axes.barh(texts, values, color=style.GREY, height=0.6)
     for i, value in enumerate(values):
-        axes.annotate(f"{value:.2f}", (value, i), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.annotate(
+            f"{value:.2f}", (value, i), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
+        )
     axes.set_xlim(0, max(max(values) * 1.12, 1e-9))
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("importance (share of the score's variation explained)")
@@ -360,7 +372,9 @@ def speed_figure(comparison: Comparison) -> Picture | None:
     figure, axes = style.new_figure((style.SMALL[0], 1.5 + 0.45 * len(groups)))
     for i, (k, part) in enumerate(groups):
         speeds = part["tokens_per_second"].to_numpy(dtype=float) / 1000
-        axes.plot(speeds, jitter(len(speeds), i, 0.3), ls="", marker=style.k_marker(k), ms=5, color=style.k_colour(k))
+        axes.plot(
+            speeds, jitter(len(speeds), i, 0.3), ls="", marker=style.k_marker(k), ms=5, color=style.k_colour(k)
+        )
     axes.set_yticks(range(len(groups)), [style.k_name(k).replace("token ", "") for k, _ in groups])
     axes.set_ylim(-0.6, len(groups) - 0.4)
     axes.set_xlim(left=0)

@@ -1,5 +1,7 @@
 """The figures about parameters and autoencoders. Each returns None where it would be empty."""
 
+# ruff: noqa: RUF001  (Greek letters and minus signs are meant)
+
 from __future__ import annotations
 
 from typing import Any
@@ -8,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from analysis import style
 from analysis.ablation import categories
@@ -85,7 +88,8 @@ def noise_figures(autoencoders: pd.DataFrame) -> list[Picture]:
     latents = sorted(autoencoders["latent_dim"].unique())
     kl_floors = sorted(autoencoders["kl_floor"].unique())
     return [
-        _noise_figure(int(k), part, latents, kl_floors) for k, part in autoencoders.groupby("K", sort=True) if len(part)
+        _noise_figure(k, autoencoders[autoencoders["K"] == k], latents, kl_floors)
+        for k in sorted(int(k) for k in autoencoders["K"].unique())
     ]
 
 
@@ -106,8 +110,8 @@ def _noise_figure(k: int, rows: pd.DataFrame, latents: list[int], kl_floors: lis
         )
     axes.set_yscale("log")
     axes.invert_yaxis()
-    axes.yaxis.set_major_formatter(style.FuncFormatter(lambda value, _: f"{100 * (1 - value):.10g}"))
-    axes.yaxis.set_minor_formatter(style.NullFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * (1 - value):.10g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("standard deviation of the noise added to μ")
     axes.set_ylabel("tokens reconstructed (%)")
     handles = [
@@ -139,7 +143,9 @@ def kl_figure(kl_per_dim: pd.DataFrame) -> Picture | None:
 
 def std_figure(kl_per_dim: pd.DataFrame) -> Picture | None:
     """σ per latent dimension, sorted."""
-    return _sorted_figure(kl_per_dim, "std", "σ (root mean square)", "sigma", "σ per latent dimension", descending=False)
+    return _sorted_figure(
+        kl_per_dim, "std", "σ (root mean square)", "sigma", "σ per latent dimension", descending=False
+    )
 
 
 def _sorted_figure(

@@ -10,28 +10,22 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import pandas as pd
 from markupsafe import Markup, escape
 
-from analysis import plots, plots_parameters, style, tables
+from analysis import plots, sections, style, tables
 from analysis.ablation import effects
 from analysis.comparison import Comparison, compare
-from analysis.correlation import correlate
-from analysis.frontier import COSTS
 from analysis.style import Picture
 from analysis.table import RunTable, StudyInfo, choose_studies, load_runs
 from analysis.verdict import headline, standings
-from analysis.words import PHASES, Table, name_of, number, plain, to_latex
+from analysis.words import Table, to_latex
 from workbench.errors import OutputError
 from workbench.files import writable_folder
-
-MIN_TRIALS = 20
-"""Parameter importance is withheld below this many complete trials."""
 
 HTML = "report.html"
 PARTS = (HTML, "figures", "data", "tables")
@@ -46,7 +40,9 @@ class Written:
     warnings: list[str]
 
 
-def write_reports(home: Path | str, studies: list[str] | None = None, out: Path | str | None = None) -> list[Written]:
+def write_reports(
+    home: Path | str, studies: list[str] | None = None, out: Path | str | None = None
+) -> list[Written]:
     """A report for each study (default: all under ``home``).
 
     One study goes to ``out`` itself, several to a folder each below it; without ``out`` to
@@ -80,25 +76,6 @@ class Content:
     tables: list[Table]
 
 
-@dataclass
-class _Section:
-    """One section of the page; with neither figures nor tables its ``notes`` say why."""
-
-    id: str
-    title: str
-    notes: list[str] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-
-    def add(self, item: Picture | Table | None, otherwise: str = "") -> None:
-        if isinstance(item, Picture):
-            self.pictures.append(item)
-        elif isinstance(item, Table) and item.rows:
-            self.tables.append(item)
-        elif otherwise:
-            self.notes.append(otherwise)
-
-
 def build(table: RunTable, study: str) -> Content:
     """All sections of the report on ``study``; ``table`` holds its runs only."""
     info = table.studies[study]
@@ -109,21 +86,21 @@ def build(table: RunTable, study: str) -> Content:
     verdict = headline(comparison, places, found)
     with style.house_style():
         main = plots.main_figure(comparison, floors)
-        sections = [
-            _key_section(table, comparison, places),
-            _effects_section(comparison, found),
-            _autoencoder_section(table),
-            _correlation_section(comparison),
-            _importance_section(info),
-            _orders_section(comparison, places, floors),
-            _cost_section(comparison),
-            _checks_section(table, comparison),
-            _runs_section(table, comparison),
+        parts = [
+            sections.key_section(table, comparison, places),
+            sections.effects_section(comparison, found),
+            sections.autoencoder_section(table),
+            sections.correlation_section(comparison),
+            sections.importance_section(info),
+            sections.orders_section(comparison, places, floors),
+            sections.cost_section(comparison),
+            sections.checks_section(table, comparison),
+            sections.runs_section(table, comparison),
         ]
-    sections.append(_rules_section(table, comparison))
-    environment = _Section("environment", "Environment")
+    parts.append(sections.rules_section(table, comparison))
+    environment = sections.Section("environment", "Environment")
     environment.add(tables.environment_table(table.environments), "No run recorded its environment.")
-    sections.append(environment)
+    parts.append(environment)
     html = _template().render(
         study=study,
         info=info,
@@ -131,162 +108,14 @@ def build(table: RunTable, study: str) -> Content:
         verdict=verdict,
         main=main,
         comparison=comparison,
-        sections=sections,
+        sections=parts,
         warnings=table.warnings,
         mixed=_mixed_words(comparison),
         reproduce=_reproduce(study, info),
         inline=_inline,
     )
-    pictures = ([main] if main else []) + [picture for section in sections for picture in section.pictures]
-    return Content(html, pictures, [item for section in sections for item in section.tables])
-
-
-# ---------------------------------------------------------------------------- sections
-
-
-def _key_section(table: RunTable, comparison: Comparison, places: list[Any]) -> _Section:
-    section = _Section("key-numbers", "Key numbers")
-    section.add(tables.key_numbers(comparison, places), "No run completed at the budget.")
-    names = table.runs.drop_duplicates("run_id").set_index("run_id")["name"]
-    for cost in COSTS:
-        section.add(tables.frontier_table(comparison, names, cost))
-    if not (comparison.evaluations["brierlm"] > 0).any():
-        section.notes.append("No checkpoint has a BrierLM above 0, so there is no frontier.")
-    phases = set(comparison.evaluations["phase"])
-    if len(comparison.evaluations) and "decayed" not in phases:
-        section.notes.append("No run ended with a decay of its rate: all frontier points are at constant rate.")
-    if len(comparison.evaluations) and "constant" not in phases:
-        section.notes.append("No checkpoint was taken at constant rate: all frontier points are ends of decays.")
-    section.add(tables.settings_table(comparison, table.config_columns))
-    return section
-
-
-def _effects_section(comparison: Comparison, found: list[Any]) -> _Section:
-    section = _Section("parameters", "Effect of each parameter")
-    if not found:
-        section.notes.append("No parameter was searched or varied.")
-        return section
-    section.notes.append(
-        "The score is the study's objective: BrierLM, or a smooth score on the same scale where BrierLM lies within "
-        "two of its errors of 0. A setting is all runs that differ only in their seed. Differences are "
-        "adjusted for the other parameters (additive fit over settings) and corrected for the number of values. Runs "
-        "that were stopped early have no score at the budget and are only counted, which flatters values that "
-        "were often stopped."
-    )
-    for effect in found:
-        section.add(
-            plots_parameters.parameter_figure(comparison, effect.parameter, name_of(effect.parameter)),
-            f"{name_of(effect.parameter)}: no figure, no completed run at the budget.",
-        )
-        section.add(
-            tables.effect_table(effect), f"{name_of(effect.parameter)}: {effect.verdict}; {effect.note or 'no values'}."
-        )
-    return section
-
-
-def _autoencoder_section(table: RunTable) -> _Section:
-    section = _Section("autoencoder", "Autoencoder")
-    if table.autoencoders.empty and table.kl_per_dim.empty:
-        section.notes.append("No run of this study recorded an autoencoder.")
-        return section
-    for picture in plots_parameters.noise_figures(table.autoencoders):
-        section.add(picture)
-    section.add(plots_parameters.kl_figure(table.kl_per_dim))
-    section.add(plots_parameters.std_figure(table.kl_per_dim))
-    section.add(tables.autoencoder_table(table.autoencoders))
-    return section
-
-
-def _correlation_section(comparison: Comparison) -> _Section:
-    section = _Section("correlation", "BrierLM and cross-entropy")
-    result = correlate(comparison.evaluations)
-    if result.num_zero:
-        section.notes.append(f"{result.num_zero} checkpoints with a BrierLM of 0 are left out: it is cut off there.")
-    if result.note:
-        section.notes.append(result.note[0].upper() + result.note[1:] + ".")
-    section.add(plots.correlation_figure(result))
-    section.add(tables.correlation_table(result))
-    return section
-
-
-def _importance_section(info: StudyInfo) -> _Section:
-    section = _Section("importance", "Parameter importance")
-    importance, complete = info.summary.get("importance"), info.summary.get("num_complete")
-    note = str(info.summary.get("importance_note") or "")
-    if not info.summary:
-        section.notes.append("The study has not written a summary yet, so there is no importance to show.")
-    elif complete is None or int(complete) < MIN_TRIALS:
-        done = "an unknown number of" if complete is None else str(int(complete))
-        section.notes.append(
-            f"Withheld: {done} complete trials, and below {MIN_TRIALS} an importance says more about chance than about "
-            "the parameters."
-        )
-        return section
-    elif not importance:
-        section.notes.append("The study recorded no importance.")
-    else:
-        values = {str(name): float(value) for name, value in importance.items()}
-        section.add(plots.importance_figure(values, {name: name_of(name) for name in values}))
-    if note:
-        section.notes.append(note)
-    return section
-
-
-def _orders_section(comparison: Comparison, places: list[Any], floors: pd.DataFrame) -> _Section:
-    section = _Section("orders", "Scores by order")
-    section.add(plots.orders_figure(comparison, floors))
-    section.add(tables.orders_table(comparison, places, floors), "No run completed at the budget.")
-    if floors.empty:
-        section.notes.append("No n-gram floors were recorded for this evaluation.")
-    return section
-
-
-def _cost_section(comparison: Comparison) -> _Section:
-    section = _Section("cost", "Cost")
-    for make in (plots.cost_figure, plots.speed_figure, plots.inference_figure, plots.time_figure):
-        section.add(make(comparison))
-    if not section.pictures:
-        section.notes.append("No run completed at the budget.")
-    return section
-
-
-def _checks_section(table: RunTable, comparison: Comparison) -> _Section:
-    section = _Section("checks", "Sensitivity checks")
-    section.add(
-        tables.checks_table(table, comparison),
-        "The study has no sensitivity check, so how much its conclusions depend on the learning rate is not known.",
-    )
-    return section
-
-
-def _runs_section(table: RunTable, comparison: Comparison) -> _Section:
-    section = _Section("runs", "Runs")
-    section.add(tables.runs_table(table.runs, comparison.parameters), "The study has no runs yet.")
-    if comparison.left_out:
-        rows: list[list[Any]] = [[name, reason] for name, reason in comparison.left_out]
-        section.add(Table("left_out", "Not in the comparison at the budget.", ["run", "why"], rows))
-    return section
-
-
-def _rules_section(table: RunTable, comparison: Comparison) -> _Section:
-    section = _Section("rules", "Evaluation and rules")
-    section.notes += [
-        f"Evaluation fingerprint: {comparison.fingerprint or 'none'}. Only scores with the same fingerprint (text, "
-        "tokenizer, context, positions, samples) are compared.",
-        f"Compared at {comparison.budget or 'no budget'}, {PHASES.get(comparison.phase, 'no end point')}. Points at "
-        "constant rate and ends of decays are never mixed.",
-        "Compute is counted as executed. The autoencoder's training is recorded apart; where it is added, it is "
-        "charged in full to every run, although runs share autoencoders.",
-        "Intervals are at 95 %. Differences of single runs add both evaluation errors as if independent, although "
-        "both were scored at the same positions: they are wider than paired intervals.",
-        "Sensitivity checks are in no comparison, figure or frontier but their own table.",
-    ]
-    finals = comparison.finals
-    varying = [c for c in table.config_columns if finals[c].astype(object).map(plain).nunique() > 1]
-    same = [c for c in table.config_columns if c not in varying and len(finals) and plain(finals[c].iloc[0]) != "–"]
-    rows: list[list[Any]] = [[name, plain(finals[name].iloc[0])] for name in same]
-    section.add(Table("common", "What all compared runs have in common.", ["setting", "value"], rows))
-    return section
+    pictures = ([main] if main else []) + [picture for section in parts for picture in section.pictures]
+    return Content(html, pictures, [item for section in parts for item in section.tables])
 
 
 # ---------------------------------------------------------------------------- words
@@ -303,7 +132,7 @@ def _counts(runs: pd.DataFrame) -> str:
             ordered = sorted(statuses.items(), key=lambda item: (-item[1], str(item[0])))
             each = ", ".join(f"{num} {str(status).replace('_', ' ')}" for status, num in ordered)
             parts.append(f"{total} {name}{'s' if total > 1 else ''} ({each})")
-    return "; ".join(parts) or "no runs yet"
+    return "; ".join(parts) or "No runs yet"
 
 
 def _mixed_words(comparison: Comparison) -> str:
@@ -313,9 +142,9 @@ def _mixed_words(comparison: Comparison) -> str:
     others = {f: n for f, n in comparison.fingerprints.items() if f != comparison.fingerprint}
     listed = ", ".join(f"{name} ({num} run{'s' if num > 1 else ''})" for name, num in sorted(others.items()))
     return (
-        f"These runs were evaluated in {len(comparison.fingerprints)} different ways, and scores from different ways "
-        f"cannot be compared. This report compares only the largest group, {comparison.fingerprint} "
-        f"({comparison.fingerprints[comparison.fingerprint]} runs). Left out of every figure and comparison: {listed}. "
+        f"These runs were evaluated in {len(comparison.fingerprints)} different ways, and such scores cannot be "
+        f"compared. This report compares only the largest group, {comparison.fingerprint} "
+        f"({comparison.fingerprints[comparison.fingerprint]} runs). Left out of every comparison: {listed}. "
         "`calm evaluate` with one setting makes them comparable."
     )
 
@@ -325,7 +154,9 @@ def _reproduce(study: str, info: StudyInfo) -> list[str]:
     module = info.spec.get("study")
     if module:
         options = "".join(
-            f" --{name} {info.spec[name]}" for name in ("preset", "trials", "seeds") if info.spec.get(name) is not None
+            f" --{name} {info.spec[name]}"
+            for name in ("preset", "trials", "seeds")
+            if info.spec.get(name) is not None
         )
         lines.append(f"calm study run {module}{options}")
     lines.append(f"calm report {study}")
@@ -336,7 +167,7 @@ def _reproduce(study: str, info: StudyInfo) -> list[str]:
 
 
 def _inline(picture: Picture) -> Markup:
-    return Markup(style.inline(picture, str(escape(f"{picture.title}. {picture.text}"))))  # noqa: S704
+    return Markup(style.inline(picture, str(escape(f"{picture.title}. {picture.text}"))))
 
 
 def _template() -> jinja2.Template:
@@ -347,7 +178,6 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["number"] = number
     environment.tests["link"] = lambda cell: not isinstance(cell, str)
     return environment.get_template("report.html.j2")
 

@@ -1,5 +1,7 @@
 """The report's tables, built from frames into rows of text."""
 
+# ruff: noqa: RUF001  (Greek letters and minus signs are meant)
+
 from __future__ import annotations
 
 from typing import Any
@@ -10,8 +12,9 @@ from analysis.ablation import Effect
 from analysis.comparison import Comparison, cells
 from analysis.correlation import PUBLISHED_PEARSON, PUBLISHED_SPEARMAN, Coefficient, Correlation
 from analysis.frontier import COSTS, frontiers
+from analysis.rows import FLOORS, ORDERS
 from analysis.stats import mean_of
-from analysis.table import FLOORS, ORDERS, RunTable
+from analysis.table import RunTable
 from analysis.verdict import Standing, compare_rows, correlation_words
 from analysis.words import (
     MISSING,
@@ -30,6 +33,7 @@ from analysis.words import (
     plain,
     plus_minus,
     short_of,
+    status_words,
     whole,
 )
 
@@ -44,27 +48,28 @@ def setting_words(run: pd.Series, parameters: list[str]) -> str:
 
 def key_numbers(comparison: Comparison, places: list[Standing]) -> Table:
     columns = ["", "best setting", "BrierLM ± s.e.", "mean of runs [95 %]", "runs", "to best baseline [95 %]"]
-    columns += ["verdict", "against n-gram tables", "training FLOPs", "with autoencoder", "inference FLOPs/token"]
+    columns += ["against n-gram tables", "training FLOPs", "with autoencoder", "inference FLOPs/token"]
     rows: list[list[Cell]] = []
     for place in places:
         best, difference = place.best, place.to_baseline
         rows.append(
             [
-                "token baseline" if place.k is None else f"K = {place.k}",
+                "baseline" if place.k is None else f"K = {place.k}",
                 setting_words(best, [p for p in comparison.parameters if p != "model.chunk_size"]),
                 plus_minus(best["brierlm"], best["brierlm_se"]),
                 mean_words(place.mean),
                 str(place.mean.num),
-                difference_words(difference) if difference else MISSING,
-                difference.verdict if difference else MISSING,
+                f"{difference_words(difference)}: {difference.verdict}" if difference else MISSING,
                 place.floor_words(short=True),
                 flops(best["train_flops"]),
                 flops(best["train_flops_with_autoencoder"]),
                 flops(best["infer_flops_per_token"]),
             ]
         )
-    caption = f"Best setting per chunk size at {comparison.budget}, {PHASES.get(comparison.phase, comparison.phase)}."
-    return Table("key_numbers", caption, columns, rows, frozenset({2, 3, 4, 5, 8, 9, 10}))
+    caption = (
+        f"Best setting per chunk size at {comparison.budget}, {PHASES.get(comparison.phase, comparison.phase)}."
+    )
+    return Table("key_numbers", caption, columns, rows, frozenset({2, 3, 4, 7, 8, 9}))
 
 
 def orders_table(comparison: Comparison, places: list[Standing], floors: pd.DataFrame) -> Table:
@@ -108,7 +113,8 @@ def effect_table(effect: Effect) -> Table:
     columns += ["adjusted difference to reference", "verdict"]
     return Table(
         "effect_" + effect.parameter.replace(".", "_"),
-        f"Effect of {name_of(effect.parameter)}: {effect.verdict}" + (f" ({effect.note})." if effect.note else "."),
+        f"Effect of {name_of(effect.parameter)}: {effect.verdict}"
+        + (f" ({effect.note})." if effect.note else "."),
         columns,
         rows,
         frozenset({1, 2, 3, 4, 5, 6}),
@@ -200,7 +206,7 @@ def correlation_table(result: Correlation) -> Table:
 
     return Table(
         "correlation",
-        f"{result.num_points} checkpoints of {result.num_runs} token-baseline runs; the interval resamples whole runs.",
+        f"{result.num_points} checkpoints of {result.num_runs} baseline runs; the interval resamples whole runs.",
         ["coefficient", "this study", "95 % interval", "published"],
         [row("Pearson", result.pearson, PUBLISHED_PEARSON), row("Spearman", result.spearman, PUBLISHED_SPEARMAN)],
         frozenset({1, 2, 3}),
@@ -240,9 +246,7 @@ def checks_table(table: RunTable, comparison: Comparison) -> Table:
 
 
 def _differing(first: pd.Series, second: pd.Series, columns: list[str]) -> list[str]:
-    return [
-        c for c in columns if not c.startswith("runtime.") and plain(first.get(c)) != plain(second.get(c))
-    ]
+    return [c for c in columns if not c.startswith("runtime.") and plain(first.get(c)) != plain(second.get(c))]
 
 
 def runs_table(runs: pd.DataFrame, parameters: list[str]) -> Table:
@@ -255,7 +259,7 @@ def runs_table(runs: pd.DataFrame, parameters: list[str]) -> Table:
             [
                 link,
                 str(run["role"]),
-                str(run["status"]).replace("_", " ") + (f": {run['reason']}" if run["reason"] else ""),
+                status_words(run["status"], run["reason"]),
                 setting_words(run, parameters),
                 plain(run["seed"]),
                 plus_minus(run["brierlm"], run["brierlm_se"]),
@@ -286,6 +290,8 @@ def environment_table(environments: dict[str, dict[str, Any]]) -> Table:
             counts[text] = counts.get(text, 0) + 1
     rows: list[list[Cell]] = []
     for key, counts in collected.items():
-        several = [f"{value} ({n} runs)" for value, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+        several = [
+            f"{value} ({n} runs)" for value, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        ]
         rows.append([key.replace("_", " "), next(iter(counts)) if len(counts) == 1 else "; ".join(several)])
     return Table("environment", "Environment, as recorded by the runs.", ["what", "value"], rows)

@@ -8,8 +8,8 @@ import pandas as pd
 
 from analysis.ablation import Effect
 from analysis.comparison import Comparison
+from analysis.rows import FLOORS
 from analysis.stats import BETTER, WORSE, Difference, Mean, against_constant, difference_of_runs, mean_of
-from analysis.table import FLOORS
 from analysis.words import difference_words, interval, mean_words, missing, name_of, number, plus_minus
 
 
@@ -133,7 +133,9 @@ def _best_k(comparison: Comparison, calm: list[Standing], effects: list[Effect])
     for effect in effects:
         if effect.parameter == "model.chunk_size":
             reason = f" ({effect.note})" if effect.note else ""
-            sentences.append(f"Over all settings that completed, {name_of(effect.parameter)}: {effect.verdict}{reason}.")
+            sentences.append(
+                f"Over all settings that completed, {name_of(effect.parameter)}: {effect.verdict}{reason}."
+            )
     return sentences
 
 
@@ -148,7 +150,9 @@ def _against_baselines(places: list[Standing], calm: list[Standing]) -> list[str
     for verdict, words in ((BETTER, "above"), (WORSE, "below")):
         ks = [f"{k}" for k, value in verdicts.items() if value == verdict]
         if ks:
-            sentences.append(f"K = {', '.join(ks)}: the best run is {words} the best token baseline at equal compute.")
+            sentences.append(
+                f"K = {', '.join(ks)}: the best run is {words} the best token baseline at equal compute."
+            )
     rest = [f"{k}" for k, value in verdicts.items() if value not in (BETTER, WORSE)]
     if rest:
         sentences.append(f"K = {', '.join(rest)}: not distinguishable from the best token baseline.")

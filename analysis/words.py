@@ -1,5 +1,7 @@
 """Numbers and names as a reader sees them, and LaTeX that survives any name."""
 
+# ruff: noqa: RUF001  (Greek letters and minus signs are meant)
+
 from __future__ import annotations
 
 import math
@@ -99,6 +101,14 @@ def flops(value: object) -> str:
         return "0"
     exponent = math.floor(math.log10(amount) + 1e-9)
     return f"{amount / 10**exponent:.2f}×{power_of_ten(10.0**exponent)}"
+
+
+def status_words(status: object, reason: object) -> str:
+    """``failed: no memory left``; the status once where the reason repeats it."""
+    status, reason = str(status).replace("_", " "), str(reason or "")
+    if not reason or reason.lower().startswith(status):
+        return reason or status
+    return f"{status}: {reason}"
 
 
 def whole(value: object) -> str:

@@ -103,7 +103,7 @@ def _cells(row: TrialRow) -> list[str]:
         row.label,
         {"fail": "failed"}.get(row.state, row.state),
         "" if row.score is None else f"{row.score:.3f}",
-        row.params,
+        row.reason if row.state == "fail" else row.params,
         "" if row.seconds is None else duration(row.seconds),
     ]
 
@@ -112,7 +112,7 @@ def final_table(state: Snapshot) -> Table:
     """The best trials and all cells."""
     table = Table(title="best trials and fixed cells", title_justify="left", box=None, pad_edge=False)
     for column in ("", "score", "setting", "time", "run"):
-        table.add_column(column, justify="right" if column in ("score", "time") else "left")
+        table.add_column(column, justify="right" if column in ("score", "time") else "left", overflow="fold")
     complete = state.of_state("complete")
     trials = [r for r in complete if r.label.startswith("trial ")]
     cells = [r for r in complete if not r.label.startswith("trial ")]

@@ -43,6 +43,7 @@ def run(options: Options, home: Home, display: Display) -> Result:
 
     Raises StudyError, ConfigError, TrackingError; also where a trial met a mistake of the user."""
     launch, stored = prepare(options, home)
+    display.name = launch.name
     if plan.is_finished(launch.spec, launch.search, launch.cells):
         if not (launch.folder / progress.SUMMARY).exists():
             progress.write_summary(launch)

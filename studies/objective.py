@@ -42,6 +42,7 @@ class Execute(Protocol):
         home: Home,
         identity: Any,
         tracker: Tracker | None = None,
+        parent: str | None = None,
         on_evaluation: Callable[[Evaluation], None] | None = None,
     ) -> RunRecord: ...
 
@@ -51,6 +52,7 @@ class Runner:
     """What trials need of ``workbench.runner``."""
 
     execute: Execute
+    resolve: Callable[[RunConfig, Home], RunConfig]
     identity: Callable[..., Any]
     stop_run: type[Exception]
 
@@ -60,16 +62,16 @@ DEFAULT_RUNNER = "workbench.runner:execute"
 
 def load_runner(spec: str = DEFAULT_RUNNER) -> Runner:
     """``module:function`` with the signature of ``workbench.runner.execute``; the module also offers
-    ``Identity`` and ``StopRun`` as that one does."""
+    ``resolve``, ``Identity`` and ``StopRun`` as that one does."""
     module_name, _, function = spec.partition(":")
     try:
         module = importlib.import_module(module_name)
-        return Runner(getattr(module, function), module.Identity, module.StopRun)
+        return Runner(getattr(module, function), module.resolve, module.Identity, module.StopRun)
     except (ImportError, AttributeError, ValueError) as error:
         if spec == DEFAULT_RUNNER:
             raise
         raise StudyError(
-            f"--execute wants module:function (a module with Identity and StopRun), {spec!r} given: {error}"
+            f"--execute wants module:function (a module with resolve, Identity and StopRun), {spec!r} given: {error}"
         ) from None
 
 
@@ -88,6 +90,8 @@ class Worker:
     launch: Launch
     runner: Runner
     tracker: Tracker | None
+    tracking_parent: str | None
+    """The launch's own run on the tracking server."""
     threads: int
     identity: dict[str, Any]
     """host, pid, started, index: who runs the trial."""
@@ -207,12 +211,14 @@ def _run(
             config = load_config(run_dir / records.CONFIG)
         else:
             config = space.with_seed(config, seed, name=name, threads=worker.threads)
+            config = worker.runner.resolve(config, launch.home)
         return worker.runner.execute(
             config,
             run_dir,
             home=launch.home,
             identity=worker.runner.identity(study=launch.name, role=role, trial=trial.number, name=name),
             tracker=worker.tracker,
+            parent=worker.tracking_parent,
             on_evaluation=_on_evaluation(trial, worker, run_dir, config, prunable),
         )
 

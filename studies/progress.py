@@ -19,6 +19,8 @@ from workbench import files
 SUMMARY = "summary.json"
 IMPORTANCE_FROM = 20
 """Complete trials from which parameter importance is worth showing."""
+IMPORTANCE_LEAST = 4
+"""Fewer have no best quarter to compare with the rest; Optuna would return equal shares."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,8 @@ def _mean_seconds(trials: list[FrozenTrial]) -> float | None:
 def importance(launch: Launch) -> tuple[dict[str, float] | None, str]:
     """PED-ANOVA importance of each searched parameter, and a note on how far to trust it."""
     complete = len(launch.search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    if complete < IMPORTANCE_LEAST:
+        return None, f"not computable: {complete} complete trials, at least {IMPORTANCE_LEAST} are needed"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

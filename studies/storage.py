@@ -28,7 +28,6 @@ from workbench import files
 from workbench.errors import StudyError
 from workbench.home import Home
 
-ACTIVE = (TrialState.RUNNING, TrialState.WAITING)
 SQLITE_TIMEOUT = 60.0
 """Seconds a process waits for another's write."""
 

@@ -16,7 +16,6 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -28,7 +27,7 @@ from studies.spec import HeartbeatSpec
 from studies.storage import Launch
 from workbench.errors import StudyError, UserError
 from workbench.home import open_home
-from workbench.tracking import Outcome, Tracker, open_tracker
+from workbench.tracking import NullTracker, open_tracker
 
 EXIT_USER, EXIT_INTERRUPTED = 2, 130
 POLL_SECONDS = 1.0
@@ -47,25 +46,6 @@ class Stop:
 
     def __call__(self) -> bool:
         return self.requested or (self.parent is not None and os.getppid() != self.parent)
-
-
-class ChildTracker(Tracker):
-    """A tracker whose runs are children of this launch's parent run."""
-
-    def __init__(self, tracker: Tracker, parent: str | None) -> None:
-        self._tracker, self._parent = tracker, parent
-
-    def start_study(self, name: str, spec: dict[str, Any]) -> str | None:
-        return self._tracker.start_study(name, spec)
-
-    def mirror(self, run_dir: Path, *, parent: str | None = None, final: bool = False) -> Outcome:
-        return self._tracker.mirror(run_dir, parent=parent or self._parent, final=final)
-
-    def finish_study(self, parent: str | None, summary: dict[str, Any], artifacts: list[Path]) -> None:
-        self._tracker.finish_study(parent, summary, artifacts)
-
-    def close(self) -> None:
-        self._tracker.close()
 
 
 def work(worker: Worker, stop: Stop) -> None:
@@ -157,7 +137,7 @@ def abort_if_hopeless(worker: Worker) -> None:
 
 def repeated_failure(trials: list[FrozenTrial], since: float) -> str | None:
     """The error with which the last trials ended in this session, if they all failed with the same."""
-    ended = [t for t in trials if t.state.is_finished() and t.user_attrs.get("ended", 0.0) >= since]
+    ended = [t for t in trials if t.state.is_finished() and t.user_attrs.get("ended", -1.0) >= since]
     last = sorted(ended, key=lambda t: t.user_attrs["ended"])[-SAME_FAILURES:]
     reasons = {storage.failure_reason(t) for t in last if t.state == TrialState.FAIL}
     hopeless = len(last) == SAME_FAILURES and all(t.state == TrialState.FAIL for t in last) and len(reasons) == 1
@@ -184,16 +164,12 @@ def main(arguments: list[str] | None = None) -> int:
     stop = Stop(parent=args.parent)
     try:
         launch = open_launch(args.home, args.launch, args.storage)
-        tracker: Tracker | None = None
-        if args.tracking_uri != "none":
-            parent = (launch.search.user_attrs.get("tracking") or {}).get("parent")
-            tracker = ChildTracker(
-                open_tracker(args.tracking_uri, experiment=launch.name, home=launch.home), parent
-            )
+        tracker = open_tracker(args.tracking_uri, experiment=launch.name, home=launch.home)
         worker = Worker(
             launch=launch,
             runner=load_runner(args.execute),
-            tracker=tracker,
+            tracker=None if isinstance(tracker, NullTracker) else tracker,
+            tracking_parent=(launch.search.user_attrs.get("tracking") or {}).get("parent"),
             threads=args.threads,
             identity=storage.this_worker(args.worker),
             stopping=stop,
@@ -203,8 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             work(worker, stop)
         finally:
-            if tracker is not None:
-                tracker.close()
+            tracker.close()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_USER

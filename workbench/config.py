@@ -76,7 +76,7 @@ class AutoencoderConfig(Section):
     kl_floor: Annotated[float, Field(ge=0.0)] = 0.5
     """lambda_KL per latent dimension; 0 switches KL clipping off."""
     init: Init | None = None
-    steps: Positive = 1500
+    steps: Positive = 1000
     batch_chunks: Positive = 512
     lr: Annotated[float, Field(gt=0.0)] = 2e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 100
@@ -256,7 +256,9 @@ class RuntimeConfig(Section):
 
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the autocast regions; losses stay in float32."""
+    """Of the language model's autocast regions; losses stay in float32."""
+    autoencoder_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """The same for the autoencoder's training; apart, so that models of all widths share one."""
     threads: Positive | None = None
     compile: bool = False
 
@@ -300,11 +302,17 @@ class RunConfig(Section):
     def is_calm(self) -> bool:
         return isinstance(self.model, CalmConfig)
 
-    def resolved(self, *, device: str = "cpu", dtype: str = "float32", threads: int = 1) -> RunConfig:
+    def resolved(
+        self,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        autoencoder_dtype: str = "float32",
+        threads: int = 1,
+    ) -> RunConfig:
         """The same configuration with every "choose for me" replaced by its value.
 
-        ``device``, ``dtype`` and ``threads`` are what the machine was found to have; they fill only
-        what was left open."""
+        The arguments are what the machine was found to have; they fill only what was left open."""
         width = self.model.backbone.width
         init: Init = self.model.init or ("fan_in" if width < FAN_IN_BELOW_WIDTH else "paper")
         layers = self.model.backbone.num_layers
@@ -331,6 +339,9 @@ class RunConfig(Section):
         runtime_update = {
             "device": device if self.runtime.device == "auto" else self.runtime.device,
             "dtype": dtype if self.runtime.dtype == "auto" else self.runtime.dtype,
+            "autoencoder_dtype": autoencoder_dtype
+            if self.runtime.autoencoder_dtype == "auto"
+            else self.runtime.autoencoder_dtype,
             "threads": self.runtime.threads or threads,
         }
         return self.model_copy(

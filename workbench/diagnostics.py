@@ -24,8 +24,8 @@ def diagnose_autoencoder(report: AutoencoderReport) -> list[Diagnostic]:
         found.append(
             Diagnostic(
                 code="reconstruction",
-                message=f"the autoencoder reconstructs {report.token_accuracy:.2%} of held-out tokens, below 99 %: "
-                "larger latent_dim, less regularisation or more steps",
+                message=f"the autoencoder reconstructs {report.token_accuracy:.2%} of held-out tokens, "
+                "below 99 %: larger latent_dim, less regularisation or more steps",
             )
         )
     noisy = next((p.accuracy for p in report.noise_accuracy if abs(p.noise - BRITTLE_NOISE) < 1e-9), None)

@@ -81,6 +81,13 @@ def _compression_matrices(width: int, chunk_size: int) -> int:
     return 2 * chunk_size * width * width + 2 * width * width
 
 
+def _input_matrices(model: CalmConfig, latent_dim: int) -> int:
+    """Weights of the maps from a chunk to the backbone's input, by input mode."""
+    width = model.backbone.width
+    tokens = _compression_matrices(width, model.chunk_size) if model.input_mode != "latent" else 0
+    return tokens + (latent_dim * width if model.input_mode != "tokens" else 0)
+
+
 def _head_matrices(head: EnergyHeadConfig, width: int, latent_dim: int) -> tuple[int, int]:
     """Weights that act once per position in our code and once per sample."""
     assert head.num_blocks is not None, "resolve the configuration first"
@@ -227,12 +234,9 @@ def infer_flops_per_token(config: RunConfig, vocab: int) -> float:
     latent = config.autoencoder.latent_dim
     chunk = backbone + head_cost(model.head, 1, width, latent, 1).forward
     chunk += decoder_cost(config, 1, vocab, trained=False).forward
-    if model.input_mode != "latent":
-        chunk += 2.0 * _compression_matrices(width, k)
-    if model.input_mode != "tokens":
-        chunk += 2.0 * latent * width
-        if model.latent_feedback == "reencoded":
-            chunk += encoder_cost(config, 1, trained=False).forward
+    chunk += 2.0 * _input_matrices(model, latent)
+    if model.input_mode != "tokens" and model.latent_feedback == "reencoded":
+        chunk += encoder_cost(config, 1, trained=False).forward
     return chunk / k
 
 
@@ -253,8 +257,8 @@ def infer_flops_per_token_published(config: RunConfig, vocab: int, *, context: i
     blocks = model.backbone.num_layers * _layer_matrices(model.backbone)
     if isinstance(model, BaselineConfig):
         return 2.0 * (blocks + width * vocab) + attention
-    head = sum(_published_head(model, config.autoencoder.latent_dim))
-    matrices = blocks + _compression_matrices(width, k) + head
+    latent = config.autoencoder.latent_dim
+    matrices = blocks + _input_matrices(model, latent) + sum(_published_head(model, latent))
     return (2.0 * matrices + attention + decoder_cost(config, 1, vocab, trained=False).forward) / k
 
 
@@ -265,8 +269,9 @@ def train_flops_per_token_published(config: RunConfig, vocab: int, *, context: i
         return 3 * infer_flops_per_token_published(config, vocab, context=context)
     attention = 4.0 * model.backbone.num_layers * width * context
     blocks = model.backbone.num_layers * _layer_matrices(model.backbone)
-    embed_hidden, rest = _published_head(model, config.autoencoder.latent_dim)
-    matrices = blocks + _compression_matrices(width, model.chunk_size) + embed_hidden
+    latent = config.autoencoder.latent_dim
+    embed_hidden, rest = _published_head(model, latent)
+    matrices = blocks + _input_matrices(model, latent) + embed_hidden
     matrices += model.head.num_samples * rest
     return 3 * (2.0 * matrices + attention) / model.chunk_size
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from workbench import files
 from workbench.config import RunConfig, content_hash
+from workbench.errors import ConfigError
 
 PACKAGES = (
     "torch",
@@ -37,22 +38,43 @@ WORTH_IT = 1.1
 
 
 def resolve(config: RunConfig, cache_dir: Path) -> RunConfig:
-    """Fill in device, number type and threads, and set the process's threads."""
+    """Fill in device, number type and threads, and set the process's threads.
+
+    Raises ConfigError for a device that this machine does not have."""
     device = config.runtime.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    _check_device(device)
     threads = config.runtime.threads or default_threads()
     torch.set_num_threads(threads)
     dtype: str = config.runtime.dtype
     if dtype == "auto":
         dtype = preferred_dtype(device, config.model.backbone.width, threads, cache_dir)
-    return config.resolved(device=device, dtype=dtype, threads=threads)
+    autoencoder_dtype: str = config.runtime.autoencoder_dtype
+    if autoencoder_dtype == "auto" and config.is_calm:
+        autoencoder_dtype = preferred_dtype(device, config.autoencoder.width, threads, cache_dir)
+    elif autoencoder_dtype == "auto":
+        autoencoder_dtype = "float32"
+    return config.resolved(device=device, dtype=dtype, autoencoder_dtype=autoencoder_dtype, threads=threads)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"runtime.device: {device!r} cannot be used here ({reason}); leave it at auto, or give cpu or cuda:0"
+        ) from None
 
 
 def default_threads() -> int:
     """OMP_NUM_THREADS where it is set, otherwise all cores this process may use."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0))
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def preferred_dtype(device: str, width: int, threads: int, cache_dir: Path) -> Literal["float32", "bfloat16"]:

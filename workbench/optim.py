@@ -1,4 +1,4 @@
-"""AdamW and the learning-rate schedule: warm-up, constant, optional linear decay to 0."""
+"""AdamW, the learning-rate schedule (warm-up, constant, optional linear decay to 0), mixed precision."""
 
 from __future__ import annotations
 
@@ -42,3 +42,9 @@ def phase_after(steps_done: int, num_steps: int, *, warmup_steps: int, decay_ste
     if steps_done > num_steps - decay_steps:
         return "decaying"
     return "warmup" if steps_done < warmup_steps else "constant"
+
+
+def autocast(device: str, dtype: str) -> torch.autocast:
+    """The mixed-precision region of a training step, to be entered anew for every step (inside one region
+    the cast weights are remembered). ``dtype``: float32 switches it off."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == "bfloat16")

@@ -103,7 +103,8 @@ def execute(
     try:
         return run.go(existing, on_evaluation, display or NoDisplay())
     except KeyboardInterrupt:
-        run.end("interrupted", "interrupted; the same command continues it")
+        if run.record.status not in FINISHED:
+            run.end("interrupted", "interrupted; the same command continues it")
         raise
     except Exception as error:
         run.end("failed", f"{type(error).__name__}: {error}")
@@ -138,6 +139,8 @@ class _Run:
         self.tracker, self.parent = tracker, parent
         self.started = time.perf_counter()
         self.wall_before = 0.0
+        self.published_flops = 0.0
+        """Of the whole run."""
         self.record = RunRecord(
             run_id=run_dir.name,
             name=identity.name or run_dir.name,
@@ -167,7 +170,11 @@ class _Run:
         schedule = plan(self.config, corpus.vocab_size)
         grid = evaluation_grid(self.config.eval, corpus)
         self.describe(corpus, schedule, grid)
-        model, report = build_model(self.config, corpus, self.home, display=display)
+        try:
+            model, report = build_model(self.config, corpus, self.home, display=display)
+        except NotFiniteError as error:
+            self.record.diagnostics = [diagnostics.not_finite(str(error))]
+            return self.end("not_finite", str(error))
         if report is not None:
             text = report.model_dump_json(indent=1) + "\n"
             files.write_atomic(self.run_dir / records.AUTOENCODER, text)
@@ -184,6 +191,7 @@ class _Run:
         described = flops.describe(self.config, corpus.vocab_size)
         names = ("infer_flops_per_token", "infer_flops_per_token_published", "autoencoder_train_flops")
         self.record.compute = {name: described[name] for name in names if name in described}
+        self.published_flops = described["train_flops_published"]
         self.record.data_hash = corpus.hash
         self.record.eval_fingerprint = grid.fingerprint
         self.record.num_steps = schedule.num_steps
@@ -204,7 +212,7 @@ class _Run:
         def log(point: TrainPoint) -> None:
             files.append_json_line(self.run_dir / records.METRICS, point.model_dump())
 
-        def evaluate_now(current: Trainer) -> None:
+        def evaluate_now(current: Trainer) -> Evaluation:
             step = current.position.step
             evaluation, values = evaluate(
                 current.model,
@@ -229,19 +237,19 @@ class _Run:
             self.write()
             display.note(_line(evaluation))
             self.deliver()
+            return evaluation
+
+        def decide(evaluation: Evaluation) -> None:
             if on_evaluation is not None:
                 on_evaluation(evaluation)
 
         try:
-            trainer.train(log=log, evaluate=evaluate_now, display=display)
+            trainer.train(log=log, evaluate=evaluate_now, decide=decide, display=display)
         except StopRun as stop:
             return "pruned", str(stop)
         except NotFiniteError as error:
             self.record.diagnostics.append(diagnostics.not_finite(str(error)))
             return "not_finite", str(error)
-        except KeyboardInterrupt:
-            trainer.save()
-            raise
         return "completed", ""
 
     def finish(self, status: Status, reason: str, trainer: Trainer, grid: Grid) -> RunRecord:
@@ -250,12 +258,15 @@ class _Run:
         if self.record.final is not None:
             found = diagnostics.diagnose_evaluation(self.record.final, self.record.floors)
             self.record.diagnostics.extend(found)
-        if status != "not_finite":
-            if isinstance(trainer.model, Calm) and identical_draws(trainer.model, self.config.eval, grid):
-                self.record.diagnostics.append(diagnostics.identical_draws())
-            trainer.save(finished=True)
+        usable = status != "not_finite"
+        if usable and isinstance(trainer.model, Calm) and identical_draws(trainer.model, self.config.eval, grid):
+            self.record.diagnostics.append(diagnostics.identical_draws())
         self.progress(trainer)
-        return self.end(status, reason)
+        record = self.end(status, reason)
+        if usable:
+            # last of all: without the optimizer's state a run that is not recorded as finished could not go on
+            trainer.save(finished=True)
+        return record
 
     def progress(self, trainer: Trainer) -> None:
         position, schedule = trainer.position, trainer.plan
@@ -263,10 +274,9 @@ class _Run:
         self.record.tokens = position.step * schedule.tokens_per_step
         self.record.train_seconds = position.train_seconds
         self.record.tokens_per_second = self.record.tokens / max(position.train_seconds, 1e-9)
-        per_token = flops.describe(self.config, None)
         share = position.step / max(schedule.num_steps, 1)
         self.record.compute["train_flops"] = position.step * schedule.flops_per_step
-        self.record.compute["train_flops_published"] = share * per_token["train_flops_published"]
+        self.record.compute["train_flops_published"] = share * self.published_flops
 
     def forget_after(self, step: int) -> None:
         """Drop what was recorded after the checkpoint that training continues from."""

@@ -46,7 +46,9 @@ def plan(config: RunConfig, vocab: int) -> Plan:
 def evaluation_steps(config: RunConfig, num_steps: int, decay_steps: int) -> tuple[int, ...]:
     """Log-spaced while the rate is constant, and the end. With a decay, none lies inside it: only points
     at constant rate and points at the end of a decay may be compared (DESIGN rule 5)."""
-    last_constant = max(1, num_steps - decay_steps)
+    if decay_steps >= num_steps:
+        return (num_steps,)
+    last_constant = num_steps - decay_steps
     count = config.train.num_evaluations - (1 if decay_steps else 0)
     first = min(last_constant, max(1, round(config.train.first_evaluation * num_steps)))
     points = {num_steps}

@@ -23,9 +23,9 @@ from workbench.config import RunConfig
 from workbench.data import Corpus, training_blocks
 from workbench.language_model import LanguageModel
 from workbench.layers import generator
-from workbench.optim import build_adamw, rate_factor, set_rate
+from workbench.optim import autocast, build_adamw, rate_factor, set_rate
 from workbench.progress import Display
-from workbench.records import TrainPoint
+from workbench.records import Evaluation, TrainPoint
 from workbench.schedule import Plan
 
 
@@ -56,6 +56,8 @@ class Trainer:
             model.network, lr=1.0, betas=config.optim.betas, weight_decay=config.optim.weight_decay
         )
         self.position = Position()
+        self.consistent = True
+        """Weights, optimizer and position belong to the same step, whose evaluation, if any, is done."""
 
     def resume(self) -> bool:
         """Continue from the checkpoint if there is one."""
@@ -71,13 +73,34 @@ class Trainer:
         checkpoint.save(self.folder, self.model.network, asdict(self.position), optimizer)
 
     def train(
-        self, *, log: Callable[[TrainPoint], None], evaluate: Callable[[Trainer], None], display: Display
+        self,
+        *,
+        log: Callable[[TrainPoint], None],
+        evaluate: Callable[[Trainer], Evaluation],
+        decide: Callable[[Evaluation], None],
+        display: Display,
     ) -> None:
-        """Run to the end of the plan. ``evaluate`` is called at the planned steps and may raise to stop.
+        """Run to the end of the plan. ``evaluate`` is called at the planned steps; ``decide`` is told its
+        result once the checkpoint is written, and may raise to stop.
 
-        Raises NotFiniteError, with the last checkpoint left as it was."""
+        Raises NotFiniteError, with the last checkpoint left as it was. An interruption saves where it can:
+        in the middle of an update or an evaluation only the last checkpoint is exact."""
+        display.stage("training", self.plan.num_steps)
+        try:
+            self._train(log, evaluate, decide, display)
+        except KeyboardInterrupt:
+            if self.consistent:
+                self.save()
+            raise
+
+    def _train(
+        self,
+        log: Callable[[TrainPoint], None],
+        evaluate: Callable[[Trainer], Evaluation],
+        decide: Callable[[Evaluation], None],
+        display: Display,
+    ) -> None:
         position, plan = self.position, self.plan
-        display.stage("training", plan.num_steps)
         saved = time.monotonic()
         batches = self._batches(position.step)
         while position.step < plan.num_steps:
@@ -95,11 +118,13 @@ class Trainer:
             due = position.step in plan.evaluation_steps
             if position.step % plan.log_every == 0 or position.step == plan.num_steps:
                 self._log(log, display)
-            if due:
-                evaluate(self)
+            evaluation = evaluate(self) if due else None
+            self.consistent = True
             if due or time.monotonic() - saved > self.config.train.checkpoint_every_seconds:
                 self.save()
                 saved = time.monotonic()
+            if evaluation is not None:
+                decide(evaluation)
 
     def _step(self, tokens: Int[Tensor, "b t"], step: int) -> tuple[Tensor, Tensor]:
         """One optimizer step; returns the mean loss and the gradient's norm before clipping."""
@@ -108,11 +133,12 @@ class Trainer:
         assert config.optim.lr is not None
         set_rate(self.optimizer, config.optim.lr * factor)
         rng = generator(config.seed, "train", step, device=config.runtime.device)
-        with autocast(config):
+        with autocast(config.runtime.device, config.runtime.dtype):
             loss = self.model.training_loss(tokens, rng=rng).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         grad_norm = nn.utils.clip_grad_norm_(self.model.network.parameters(), config.optim.clip)
+        self.consistent = False
         self.optimizer.step()
         return loss.detach(), grad_norm
 
@@ -150,9 +176,3 @@ class Trainer:
         position.loss_sum, position.num_summed = 0.0, 0
         log(point)
         display.advance(position.step, loss=point.loss, tokens_per_second=point.tokens_per_second)
-
-
-def autocast(config: RunConfig) -> torch.autocast:
-    """The mixed-precision region of a configuration; losses leave it in float32."""
-    enabled = config.runtime.dtype == "bfloat16"
-    return torch.autocast(torch.device(config.runtime.device).type, torch.bfloat16, enabled=enabled)

@@ -5,6 +5,7 @@ Letters: K chunk size, L latent dimension, n chunks.
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -18,10 +19,15 @@ from workbench.autoencoder import Autoencoder
 from workbench.config import RunConfig, content_hash
 from workbench.data import Corpus, training_blocks
 from workbench.layers import generator
-from workbench.optim import build_adamw, rate_factor, set_rate
+from workbench.optim import autocast, build_adamw, rate_factor, set_rate
 from workbench.progress import Display, NoDisplay
 from workbench.records import AutoencoderReport, NoisePoint
+from workbench.train import NotFiniteError
 
+BETAS = (0.9, 0.95)
+"""Of AdamW; not those of the language model's ``optim`` section, which must not ask for another autoencoder."""
+HELD_OUT = "validation"
+"""Split of the evaluation, whatever ``eval.split`` says: its result is cached with the weights."""
 NOISE_SCALES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 COLLAPSED_KL = 0.05
 """A dimension whose mean KL on held-out chunks is below this many nats carries nothing."""
@@ -38,6 +44,7 @@ def autoencoder_hash(config: RunConfig, corpus: Corpus) -> str:
             config.chunk_size,
             corpus.hash,
             config.runtime.device,
+            config.runtime.autoencoder_dtype,
         ]
     )
 
@@ -74,11 +81,13 @@ def build_autoencoder(config: RunConfig, vocab_size: int) -> Autoencoder:
 def train_autoencoder(
     config: RunConfig, corpus: Corpus, *, display: Display | None = None
 ) -> tuple[Autoencoder, float]:
-    """Train from scratch on chunks at random offsets; returns the network and the seconds it took."""
+    """Train from scratch on chunks at random offsets; returns the network and the seconds it took.
+
+    Raises NotFiniteError where the loss is not a number any more."""
     settings, display = config.autoencoder, display or NoDisplay()
     network = build_autoencoder(config, corpus.vocab_size)
     device = config.runtime.device
-    optimizer = build_adamw(network, lr=settings.lr, betas=config.optim.betas, weight_decay=settings.weight_decay)
+    optimizer = build_adamw(network, lr=settings.lr, betas=BETAS, weight_decay=settings.weight_decay)
     decay_steps = round(settings.decay_fraction * settings.steps)
     display.stage(f"autoencoder K={config.chunk_size} L={settings.latent_dim}", settings.steps)
     start = time.perf_counter()
@@ -88,12 +97,15 @@ def train_autoencoder(
         factor = rate_factor(step, settings.steps, warmup_steps=settings.warmup_steps, decay_steps=decay_steps)
         set_rate(optimizer, settings.lr * factor)
         rng = generator(settings.seed, "autoencoder", step, device=device)
-        loss = network.loss(torch.from_numpy(blocks).to(device), rng=rng)
+        with autocast(device, config.runtime.autoencoder_dtype):
+            loss = network.loss(torch.from_numpy(blocks).to(device), rng=rng)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
         optimizer.step()
         if (step + 1) % 50 == 0 or step + 1 == settings.steps:
+            if not math.isfinite(loss.item()):
+                raise NotFiniteError(f"the autoencoder's loss is {loss.item():.4g} at step {step + 1}")
             display.advance(step + 1, loss=loss.item())
     return network, time.perf_counter() - start
 
@@ -106,7 +118,7 @@ def evaluate_autoencoder(
     mean; KL and sigma per dimension; collapsed dimensions."""
     settings, k = config.autoencoder, config.chunk_size
     device = next(network.parameters()).device
-    tokens = corpus.tokens[config.eval.split]
+    tokens = corpus.tokens[HELD_OUT]
     num = min(settings.eval_chunks, len(tokens) // k)
     chunks = torch.from_numpy(np.asarray(tokens[: num * k], dtype=np.int64)).view(num, k).to(device)
     rng = generator(settings.seed, "autoencoder-eval", device=device)

@@ -36,6 +36,10 @@ class Identity:
     name: str
 
 
+def resolve(config: RunConfig, home: Home) -> RunConfig:
+    return config.resolved()
+
+
 def score(config: RunConfig, part: float = 1.0) -> float:
     """A known surface: best at K = 2, latent 32, floor 0.25; a little noise by seed; grows with compute."""
     if not isinstance(config.model, CalmConfig):
@@ -67,8 +71,10 @@ def execute(
     home: Home,
     identity: Identity,
     tracker: Any = None,
+    parent: str | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
 ) -> RunRecord:
+    assert config == config.resolved(), "the runner wants a resolved configuration"
     if (run_dir / records.RECORD).exists():
         before = records.read_record(run_dir)
         assert before.config_hash == config.hash(), "another configuration in this run folder"

@@ -7,16 +7,16 @@ from typing import Any
 
 from studies import plan, storage
 from studies.objective import Worker, load_runner
-from studies.spec import HeartbeatSpec, Study, StudySpec, freeze
+from studies.spec import Study, StudySpec, freeze
 from studies.storage import Launch
-from studies.worker import Stop, take, work
+from studies.worker import take
 from workbench.home import Home, open_home
 
 FAKE = "tests.suites.fake_runner:execute"
 TINY = {
     "base": {
         "model": {"kind": "calm", "backbone": {"width": 16, "num_layers": 2, "num_heads": 2}},
-        "train": {"train_flops": 1e9, "num_evaluations": 4},
+        "train": {"train_flops": 1e11, "num_evaluations": 4},
     },
     "space": {
         "model.chunk_size": {"choices": [1, 2, 4]},
@@ -54,7 +54,12 @@ def create(home_dir: Path, spec: StudySpec) -> Launch:
 
 def worker(launch: Launch, index: int = 0) -> Worker:
     return Worker(
-        launch=launch, runner=load_runner(FAKE), tracker=None, threads=1, identity=storage.this_worker(index)
+        launch=launch,
+        runner=load_runner(FAKE),
+        tracker=None,
+        tracking_parent=None,
+        threads=1,
+        identity=storage.this_worker(index),
     )
 
 
@@ -65,6 +70,3 @@ def steps(launch: Launch, most: int = 100) -> list[plan.Step]:
     while len(done) < most and (not done or done[-1] != "done"):
         done.append(take(this))
     return done
-
-
-__all__ = ["FAKE", "HeartbeatSpec", "Stop", "create", "steps", "tiny_spec", "tiny_study", "work", "worker"]

@@ -63,7 +63,8 @@ def make_study(home: Path, name: str = "joint-quick", *, complete: int = 14, dec
         common: dict[str, Any] = {"study": name, "decayed": decayed, "created": created, "plots": False}
         run_dir = make_run_folder(folder / run_id, **{**common, "num_points": 4, **options})
         record = records.read_record(run_dir)
-        record.mlflow = records.MlflowLink(tracking_uri="sqlite:///x.db", experiment_id="3", run_id=f"{number:032x}")
+        link = records.MlflowLink(tracking_uri="sqlite:///x.db", experiment_id="3", run_id=f"{number:032x}")
+        record.mlflow = link
         record.tokens_per_second = 9000.0 * (1 + options.get("chunk_size", 2)) + 40 * number
         calm = options.get("kind") != "baseline"
         record.compute["infer_flops_per_token"] = 3e5 * 4 / options.get("chunk_size", 4) if calm else 9e5

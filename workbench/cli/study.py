@@ -39,7 +39,8 @@ def register(app: typer.Typer) -> None:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(highlight=False)
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)  # nothing cut off in a log
 
 
 @study_app.command("list")
@@ -108,7 +109,7 @@ def _print_dry_run(console: Console, spec: StudySpec, plan: DryRun, workers: int
         soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False)
-    table.add_column("run")
+    table.add_column("run", overflow="fold")
     for column in ("parameters", "tokens", "steps", "train FLOPs", "FLOPs/token (inference)", "time"):
         table.add_column(column, justify="right")
     for row in plan.rows:

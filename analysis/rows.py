@@ -1,0 +1,221 @@
+"""One row a run, an evaluation, an autoencoder's noise level: how records become columns."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from workbench import records
+
+ORDERS = (1, 2, 3, 4)
+FLOORS = ("unigram", "bigram", "trigram")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run folder as it was read."""
+
+    study: str
+    folder: str
+    record: records.RunRecord
+    config: dict[str, Any]
+    evaluations: list[records.Evaluation]
+    autoencoder: records.AutoencoderReport | None
+
+
+SCORE_COLUMNS = [
+    "brierlm",
+    "brierlm_se",
+    *[f"brier_{n}" for n in ORDERS],
+    *[f"brier_{n}_se" for n in ORDERS],
+    "score",
+    "cross_entropy",
+    "energy_loss",
+    "energy_loss_shuffled",
+    "num_positions",
+    "num_clusters",
+]
+RUN_COLUMNS = [
+    *["study", "run_id", "folder", "name", "role", "trial", "seed", "kind", "head", "status", "reason", "K"],
+    *["config_hash", "data_hash", "fingerprint", "created", "finished", "step", "num_steps", "tokens"],
+    *["train_seconds", "wall_seconds", "tokens_per_second", "at_budget", "phase"],
+    *SCORE_COLUMNS,
+    *["train_flops", "train_flops_published", "autoencoder_train_flops", "train_flops_with_autoencoder"],
+    *["infer_flops_per_token", "infer_flops_per_token_published", "num_parameters", "autoencoder_hash"],
+    *["diagnostics", "diagnostic_messages", "mlflow_uri", "mlflow_experiment", "mlflow_run"],
+]
+EVALUATION_COLUMNS = [
+    *["run_id", "study", "role", "kind", "K", "seed", "status", "step", "tokens", "train_flops"],
+    *["train_flops_with_autoencoder", "phase", "fingerprint", *SCORE_COLUMNS],
+]
+AUTOENCODER_COLUMNS = [
+    *["hash", "K", "latent_dim", "kl_floor", "noise", "accuracy", "token_accuracy", "posterior_accuracy"],
+    *["num_collapsed", "train_flops", "train_seconds", "num_chunks", "num_runs"],
+]
+KL_COLUMNS = ["hash", "K", "latent_dim", "kl_floor", "dimension", "kl", "std"]
+FLOOR_COLUMNS = ["run_id", "fingerprint", "table", "brierlm", *[f"brier_{n}" for n in ORDERS], "cross_entropy"]
+
+
+def _chunk_size(item: Loaded) -> int | None:
+    """K, or None for a token baseline."""
+    if item.record.kind == "baseline":
+        return None
+    value = item.config.get("model.chunk_size")
+    return int(value) if value is not None else (item.autoencoder.chunk_size if item.autoencoder else None)
+
+
+def _autoencoder_flops(item: Loaded) -> float:
+    if item.record.kind == "baseline":
+        return 0.0
+    recorded = item.record.compute.get("autoencoder_train_flops")
+    if recorded is None:
+        return item.autoencoder.train_flops if item.autoencoder else math.nan
+    return recorded
+
+
+def _scores(evaluation: records.Evaluation | None) -> dict[str, Any]:
+    if evaluation is None:
+        return {}
+    brier = evaluation.brier
+    row: dict[str, Any] = {
+        "brierlm": brier.brierlm,
+        "brierlm_se": brier.brierlm_se,
+        "score": brier.score,
+        "cross_entropy": evaluation.cross_entropy,
+        "energy_loss": evaluation.energy_loss,
+        "energy_loss_shuffled": evaluation.energy_loss_shuffled,
+        "num_positions": brier.num_positions,
+        "num_clusters": brier.num_clusters,
+    }
+    for n, value, error in zip(ORDERS, brier.brier, brier.brier_se, strict=False):
+        row[f"brier_{n}"], row[f"brier_{n}_se"] = value, error
+    return row
+
+
+def run_row(item: Loaded, columns: list[str]) -> dict[str, Any]:
+    record, compute = item.record, item.record.compute
+    last = record.final or (item.evaluations[-1] if item.evaluations else None)
+    reached = compute.get("train_flops", last.train_flops if last else math.nan)
+    link = record.mlflow
+    direct = {name: getattr(record, name) for name in RUN_COLUMNS if name in records.RunRecord.model_fields}
+    return {
+        **direct,
+        **_scores(last),
+        **{name: item.config.get(name) for name in columns},
+        "study": item.study,
+        "folder": item.folder,
+        "K": _chunk_size(item),
+        "fingerprint": (last.fingerprint if last else "") or record.eval_fingerprint,
+        "at_budget": record.status == "completed" and last is not None,
+        "phase": last.phase if last else "",
+        "train_flops": reached,
+        "train_flops_published": compute.get("train_flops_published", math.nan),
+        "autoencoder_train_flops": _autoencoder_flops(item),
+        "train_flops_with_autoencoder": reached + _autoencoder_flops(item),
+        "infer_flops_per_token": compute.get("infer_flops_per_token", math.nan),
+        "infer_flops_per_token_published": compute.get("infer_flops_per_token_published", math.nan),
+        "num_parameters": record.parameters.get("total", sum(record.parameters.values())),
+        "autoencoder_hash": item.autoencoder.hash if item.autoencoder else None,
+        "diagnostics": ", ".join(diagnostic.code for diagnostic in record.diagnostics),
+        "diagnostic_messages": "; ".join(diagnostic.message for diagnostic in record.diagnostics),
+        "mlflow_uri": link.tracking_uri if link else None,
+        "mlflow_experiment": link.experiment_id if link else None,
+        "mlflow_run": link.run_id if link else None,
+    }
+
+
+def evaluation_rows(item: Loaded) -> list[dict[str, Any]]:
+    record = item.record
+    # a final that never reached the lines file (a crash between the two writes) still counts
+    evaluations = {evaluation.step: evaluation for evaluation in item.evaluations}
+    if record.final is not None:
+        evaluations.setdefault(record.final.step, record.final)
+    return [
+        {
+            "run_id": record.run_id,
+            "study": item.study,
+            "role": record.role,
+            "kind": record.kind,
+            "K": _chunk_size(item),
+            "seed": record.seed,
+            "status": record.status,
+            "step": evaluation.step,
+            "tokens": evaluation.tokens,
+            "train_flops": evaluation.train_flops,
+            "train_flops_with_autoencoder": evaluation.train_flops + _autoencoder_flops(item),
+            "phase": evaluation.phase,
+            "fingerprint": evaluation.fingerprint,
+            **_scores(evaluation),
+        }
+        for _, evaluation in sorted(evaluations.items())
+    ]
+
+
+def _unique_autoencoders(loaded: list[Loaded]) -> list[tuple[records.AutoencoderReport, int]]:
+    """Each autoencoder once with the number of runs that use it, by K, latent dimension and floor."""
+    reports = [item.autoencoder for item in loaded if item.autoencoder is not None]
+    count = {report.hash: sum(other.hash == report.hash for other in reports) for report in reports}
+    unique = {report.hash: report for report in reports}
+    ordered = sorted(unique.values(), key=lambda r: (r.chunk_size, r.latent_dim, r.kl_floor, r.hash))
+    return [(report, count[report.hash]) for report in ordered]
+
+
+def _identity(report: records.AutoencoderReport) -> dict[str, Any]:
+    return {
+        "hash": report.hash,
+        "K": report.chunk_size,
+        "latent_dim": report.latent_dim,
+        "kl_floor": report.kl_floor,
+    }
+
+
+def autoencoder_rows(loaded: list[Loaded]) -> list[dict[str, Any]]:
+    same = ("token_accuracy", "posterior_accuracy", "num_collapsed", "train_flops", "train_seconds", "num_chunks")
+    return [
+        {
+            **_identity(report),
+            **{name: getattr(report, name) for name in same},
+            "noise": point.noise,
+            "accuracy": point.accuracy,
+            "num_runs": num_runs,
+        }
+        for report, num_runs in _unique_autoencoders(loaded)
+        for point in report.noise_accuracy
+    ]
+
+
+def kl_rows(loaded: list[Loaded]) -> list[dict[str, Any]]:
+    return [
+        {**_identity(report), "dimension": i, "kl": kl, "std": std}
+        for report, _ in _unique_autoencoders(loaded)
+        for i, (kl, std) in enumerate(zip(report.kl_per_dim, report.std_per_dim, strict=False))
+    ]
+
+
+def floor_rows(item: Loaded) -> list[dict[str, Any]]:
+    final = item.record.final
+    fingerprint = (final.fingerprint if final else "") or item.record.eval_fingerprint
+    return [
+        {
+            "run_id": item.record.run_id,
+            "fingerprint": fingerprint,
+            "table": table,
+            "brierlm": floor.brierlm,
+            "cross_entropy": floor.cross_entropy,
+            **{f"brier_{n}": value for n, value in zip(ORDERS, floor.brier, strict=False)},
+        }
+        for table, floor in sorted(item.record.floors.items())
+    ]
+
+
+def typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Whole numbers that may be missing as Int64, scores as floats (a column of None is not numeric)."""
+    for name in ("K", "trial", "seed", "num_positions", "num_clusters"):
+        if name in frame:
+            frame[name] = pd.to_numeric(frame[name]).astype("Int64")
+    for name in SCORE_COLUMNS[:-2]:
+        frame[name] = pd.to_numeric(frame[name]).astype("float64")
+    return frame

@@ -1,0 +1,84 @@
+"""Switches and fixtures of all tests.
+
+Shapes: every jaxtyping annotation of the tensor modules is enforced at run time (STYLE item 5), so the
+hook must be installed before any of them is imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from jaxtyping import install_import_hook
+
+if TYPE_CHECKING:
+    from workbench.data import Corpus
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; worker processes inherit it
+
+TENSOR_MODULES = [
+    "workbench.posterior",
+    "workbench.layers",
+    "workbench.autoencoder",
+    "workbench.backbone",
+    "workbench.energy_score",
+    "workbench.heads",
+    "workbench.language_model",
+    "workbench.model",
+    "workbench.baseline",
+    "workbench.brier",
+    "workbench.optim",
+    "workbench.sampling",
+]
+install_import_hook(TENSOR_MODULES, "beartype.beartype")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A warning that one of our packages causes is an error."""
+    config.addinivalue_line("filterwarnings", "error:::(workbench|studies|analysis)")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """One thread for torch, whatever the code of the previous test has set; torch is not imported for it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus() -> Corpus:
+    """Bytes of a made-up language: a dozen words in a Markov chain, 12 documents, no file behind it."""
+    import numpy as np
+
+    from workbench.data import SPLITS, Corpus
+    from workbench.tokenizer import END_ID, ByteTokenizer
+
+    rng = np.random.default_rng(0)
+    words = ["the ", "king ", "queen ", "sleeps ", "rides ", "at ", "night. ", "and ", "crown ", "falls. "]
+    follows = rng.dirichlet(np.full(len(words), 0.3), size=len(words))
+    tokenizer = ByteTokenizer()
+
+    def document(num_words: int) -> list[int]:
+        state, text = 0, []
+        for _ in range(num_words):
+            text.append(words[state])
+            state = int(rng.choice(len(words), p=follows[state]))
+        return [*tokenizer.encode("".join(text)), END_ID]
+
+    tokens, starts, num_bytes = {}, {}, {}
+    for split, num_documents in zip(SPLITS, (8, 2, 2), strict=True):
+        documents = [document(1200) for _ in range(num_documents)]
+        lengths = [len(d) for d in documents]
+        tokens[split] = np.concatenate(documents).astype(np.uint16)
+        starts[split] = np.cumsum([0, *lengths[:-1]])
+        num_bytes[split] = sum(lengths) - num_documents
+    return Corpus(
+        name="tiny",
+        hash="tiny",
+        tokenizer=tokenizer,
+        vocab_size=tokenizer.vocab_size,
+        tokens=tokens,
+        document_starts=starts,
+        num_bytes=num_bytes,
+    )

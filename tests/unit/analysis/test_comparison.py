@@ -1,0 +1,144 @@
+# ruff: noqa: RUF001  (minus signs and the like are meant)
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.ablation import categories, effects
+from analysis.comparison import cells, compare
+from analysis.table import RunTable, load_runs
+from analysis.verdict import headline, standings
+from tests.suites.run_folders import make_run_folder
+
+
+def study(root: Path, *runs: dict[str, Any]) -> RunTable:
+    for i, options in enumerate(runs):
+        created = f"2026-01-01T00:{i:02d}:00+00:00"
+        make_run_folder(
+            root / "s" / f"r{i:02d}", **{"num_points": 2, "plots": False, "created": created, **options}
+        )
+    return load_runs(root, ["s"])
+
+
+def test_fingerprints_are_not_mixed(tmp_path: Path) -> None:
+    a, b = {"fingerprint": "aaaa"}, {"fingerprint": "bbbb", "brierlm": 99.0}
+    comparison = compare(study(tmp_path, a | {"seed": 1}, a, b))
+    assert comparison.fingerprint == "aaaa"
+    assert comparison.fingerprints == {"aaaa": 2, "bbbb": 1}
+    assert set(comparison.evaluations["fingerprint"]) == {"aaaa"}
+    assert len(comparison.finals) == 2
+    assert any("fingerprint bbbb instead of aaaa" in reason for _, reason in comparison.left_out)
+
+
+def test_end_points_of_one_kind_and_one_budget(tmp_path: Path) -> None:
+    table = study(
+        tmp_path,
+        {"decayed": True, "seed": 1},
+        {"decayed": True, "seed": 2},
+        {"decayed": False},
+        {"train_flops": 3e12},
+        {"role": "check"},
+        {"status": "pruned", "reason": "too low"},
+    )
+    comparison = compare(table)
+    assert comparison.phase == "decayed"
+    assert comparison.finals["run_id"].tolist() == ["r00", "r01"]
+    reasons = [reason for _, reason in comparison.left_out]
+    assert sorted(reasons) == sorted(
+        [
+            "sensitivity check (shown in its own table)",
+            "pruned: too low",
+            "its end point is constant, the compared ones are decayed",
+            "its budget is 3.00×10¹² training FLOPs, the compared one is 1.00×10¹² training FLOPs",
+        ]
+    )
+    assert "r04" not in set(comparison.evaluations["run_id"])
+
+
+def test_cells_differ_in_anything_but_the_seed(tmp_path: Path) -> None:
+    table = study(tmp_path, {"seed": 0}, {"seed": 1}, {"latent_dim": 64}, {"kind": "baseline"})
+    assert [len(cell) for cell in cells(table.runs, table.config_columns)] == [2, 1, 1]
+    noise = compare(table).noise
+    assert noise is not None
+    assert (noise.num_cells, noise.dof) == (1, 1)
+
+
+def grid(root: Path, scores: dict[tuple[int, int], float]) -> RunTable:
+    """Runs over (K, latent dimension) with given scores; two seeds each."""
+    return study(
+        root,
+        *[
+            {"chunk_size": k, "latent_dim": latent, "seed": seed, "brierlm": score + 0.02 * seed}
+            for (k, latent), score in scores.items()
+            for seed in (0, 1)
+        ],
+    )
+
+
+def test_effects_are_adjusted_for_the_other_parameters(tmp_path: Path) -> None:
+    # K = 2 was not tried with the best latent dimension: its raw mean is lower, its effect is +1
+    one = {(1, 8): 2.0, (1, 16): 4.0, (1, 32): 6.0, (1, 64): 8.0, (1, 128): 12.0}
+    two = {(2, 8): 3.05, (2, 16): 4.95, (2, 32): 7.0, (2, 64): 9.0}
+    table = grid(tmp_path, one | two)
+    found = {effect.parameter: effect for effect in effects(compare(table), table.runs, table.config_columns)}
+    assert set(found) == {"model.chunk_size", "autoencoder.latent_dim"}
+    effect = found["model.chunk_size"]
+    by_value = {value.value: value for value in effect.values}
+    assert by_value["1"].mean.value > by_value["2"].mean.value
+    assert (by_value["1"].num_cells, by_value["1"].num_runs) == (5, 10)
+    assert effect.reference == "2"
+    assert by_value["1"].difference is not None
+    assert by_value["1"].difference.value == pytest.approx(-1.0, abs=0.05)
+    assert by_value["1"].verdict == "worse"
+    assert effect.verdict == "2 is better than every other value"
+
+
+def test_equal_scores_are_indistinguishable(tmp_path: Path) -> None:
+    scores = {(k, latent): 3.0 + 0.05 * ((k + latent) % 3) for k in (1, 2, 4) for latent in (8, 16, 32)}
+    table = grid(tmp_path, scores)
+    for effect in effects(compare(table), table.runs, table.config_columns):
+        assert effect.verdict.startswith("the values are indistinguishable")
+
+
+def test_too_few_cells_decide_nothing(tmp_path: Path) -> None:
+    table = grid(tmp_path, {(1, 8): 1.0, (2, 16): 5.0})
+    for effect in effects(compare(table), table.runs, table.config_columns):
+        assert effect.verdict == "not decidable from this study"
+        assert "too few completed cells" in effect.note
+
+
+def test_many_numbers_are_cut_into_three_groups(tmp_path: Path) -> None:
+    table = study(tmp_path, *[{"kl_floor": 0.1 * i} for i in range(1, 10)])
+    labels = categories(table.runs["autoencoder.kl_floor"])
+    assert list(labels.cat.categories) == ["0.1 to 0.3", "0.4 to 0.6", "0.7 to 0.9"]
+    assert labels.value_counts().tolist() == [3, 3, 3]
+
+
+def test_verdict_with_and_without_baselines(tmp_path: Path) -> None:
+    runs = [{"chunk_size": 1, "brierlm": 2.0}, {"chunk_size": 4, "brierlm": 4.0}]
+    table = study(tmp_path / "a", *runs)
+    comparison = compare(table)
+    places = standings(comparison, table.floors)
+    words = " ".join(headline(comparison, places, []).lead)
+    assert "The best single run has K = 4; it is above the best run with K = 1" in words
+    assert "No token baseline completed" in words
+    table = study(tmp_path / "b", *runs, {"kind": "baseline", "brierlm": 9.0})
+    comparison = compare(table)
+    places = standings(comparison, table.floors)
+    verdict = headline(comparison, places, [])
+    assert "K = 1, 4: the best run is below the best token baseline" in " ".join(verdict.lead)
+    assert "training noise is unknown" in verdict.caution
+    four = next(place for place in places if place.k == 4)
+    assert four.floor_words() == "above unigram and bigram, below trigram"
+    assert four.to_baseline is not None
+    assert four.to_baseline.value == pytest.approx(-5.0)
+
+
+def test_close_runs_are_not_told_apart(tmp_path: Path) -> None:
+    table = study(tmp_path, {"chunk_size": 1, "brierlm": 3.9}, {"chunk_size": 4, "brierlm": 4.0})
+    comparison = compare(table)
+    words = " ".join(headline(comparison, standings(comparison, table.floors), []).lead)
+    assert "indistinguishable from the best with K = 1" in words

@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis import plots, plots_parameters, sections, style
+from analysis.comparison import compare
+from analysis.report import write_reports
+from analysis.sections import importance_section
+from analysis.table import RunTable, StudyInfo, load_runs
+from tests.suites.run_folders import make_run_folder
+from tests.suites.synthetic_study import AGAINST, QUESTION, make_study, write_study_files
+from workbench.errors import OutputError, StudyError
+
+
+@pytest.fixture(scope="module")
+def report(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report") / "r"
+    (written,) = write_reports(home, None, out)
+    assert written.html == out / "report.html"
+    assert written.warnings == []
+    return out
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing is most of the time, and beside the point of a test about words or files."""
+
+    def nothing(*args: Any, **kwargs: Any) -> None:
+        return None
+
+    for module in (plots, plots_parameters):
+        for name in [n for n in vars(module) if n.endswith("_figure") and not n.startswith("_")]:
+            monkeypatch.setattr(module, name, nothing)
+    monkeypatch.setattr(plots_parameters, "noise_figures", lambda *args: [])
+
+
+class Page(HTMLParser):
+    """Collects what a browser would load, run or show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.references: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        values = {name: value or "" for name, value in attrs}
+        if "id" in values:
+            self.ids.append(values["id"])
+        for name in ("src", "srcset", "data", "poster", "action"):
+            if name in values:
+                self.loads.append(values[name])
+        for name in ("href", "xlink:href"):
+            if name in values:
+                (self.links if tag == "a" else self.references).append(values[name])
+        for value in values.values():
+            self.references += [f"#{name}" for name in re.findall(r"url\(#([^)]+)\)", value)]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(report: Path) -> Page:
+    parser = Page()
+    parser.feed((report / "report.html").read_text(encoding="utf-8"))
+    return parser
+
+
+def test_page_is_self_contained_and_runs_nothing(report: Path, page: Page) -> None:
+    assert page.loads == []
+    assert "script" not in page.tags
+    assert "foreignobject" not in page.tags
+    assert all(reference.startswith("#") or reference == "data:," for reference in page.references)
+    assert "@import" not in (report / "report.html").read_text(encoding="utf-8")
+
+
+def test_ids_are_unique_and_references_resolve(page: Page) -> None:
+    assert len(page.ids) == len(set(page.ids))
+    wanted = {reference[1:] for reference in page.references if reference.startswith("#")}
+    assert len(wanted) > 50
+    assert wanted <= set(page.ids)
+
+
+def test_hostile_names_are_shown_as_they_are(report: Path, page: Page) -> None:
+    assert "<script>alert(1)</script> & $x_1$ 100% \\o/" in page.text
+    assert "ValueError: <b>bad</b>" in page.text
+    latex = (report / "tables" / "runs.tex").read_text(encoding="utf-8")
+    assert r"\textless{}script\textgreater{}alert(1)\textless{}/script\textgreater{} \& \$x\_1\$ 100\%" in latex
+
+
+def test_question_verdict_and_all_sections(page: Page) -> None:
+    assert QUESTION in page.text
+    assert AGAINST in page.text
+    assert "The best single run has K = 4" in page.text
+    wanted = {"verdict", "key-numbers", "parameters", "autoencoder", "correlation", "importance", "orders", "cost"}
+    assert wanted | {"checks", "runs", "rules", "environment"} <= set(page.ids)
+    assert "Withheld: 14 complete trials" in page.text
+    assert "pruned: pruned: below the median" not in page.text
+
+
+def test_links_lead_to_mlflow(page: Page) -> None:
+    outward = [link for link in page.links if not link.startswith("#")]
+    assert len(outward) == 22
+    assert all(
+        re.fullmatch(r"http://127\.0\.0\.1:5000/#/experiments/3/runs/[0-9a-f]{32}", link) for link in outward
+    )
+
+
+def test_files_beside_the_page(report: Path) -> None:
+    names = {path.stem for path in (report / "figures").glob("*.svg")}
+    assert names == {path.stem for path in (report / "figures").glob("*.png")}
+    assert {"frontier", "orders", "correlation", "noise-k4", "by-model-chunk-size", "cost", "kl"} <= names
+    assert "importance" not in names
+    for name in ("runs", "evaluations", "autoencoders"):
+        as_csv = pd.read_csv(report / "data" / f"{name}.csv")
+        as_parquet = pd.read_parquet(report / "data" / f"{name}.parquet")
+        assert list(as_csv.columns) == list(as_parquet.columns)
+        assert len(as_csv) == len(as_parquet) > 0
+    key = (report / "tables" / "key_numbers.tex").read_text(encoding="utf-8")
+    assert r"$\pm$" in key
+    assert r"\bottomrule" in key
+    for svg in (report / "figures").glob("*.svg"):
+        assert "dc:date" not in svg.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_same_runs_same_bytes_in_another_process(home: Path, report: Path, tmp_path: Path) -> None:
+    code = "import sys; from analysis.report import write_reports; write_reports(sys.argv[1], None, sys.argv[2])"
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
+    out = tmp_path / "again"
+    subprocess.run([sys.executable, "-c", code, str(home), str(out)], check=True, env=environment)
+    assert contents(out) == contents(report)
+
+
+def test_same_runs_same_bytes(tmp_path: Path) -> None:
+    make_run_folder(tmp_path / "runs" / "s" / "r", num_points=2, num_evaluations=2, kind="baseline")
+    write_reports(tmp_path / "runs", None, tmp_path / "one")
+    first = contents(tmp_path / "one")
+    assert len(first) > 20
+    write_reports(tmp_path / "runs", None, tmp_path / "one")
+    again = contents(tmp_path / "one")
+    assert [name for name in first if first[name] != again[name]] == []
+    assert first.keys() == again.keys()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_colours_of_k_are_distinct_and_fixed() -> None:
+    assert len({style.k_colour(k) for k in (None, 1, 2, 4, 8)}) == 5
+    assert len({style.k_marker(k) for k in (None, 1, 2, 4, 8)}) == 5
+    assert style.k_colour(4) == "#20a386"
+
+
+def test_labels_are_moved_apart_in_order() -> None:
+    wanted = [0.50, 0.51, 0.10, 0.505, 0.99, 1.0]
+    places = style.spread(wanted, 0.06, 0.0, 1.0)
+    ordered = [place for _, place in sorted(zip(wanted, places, strict=True))]
+    assert all(b - a > 0.06 - 1e-9 for a, b in itertools.pairwise(ordered))
+    assert max(places) <= 1.0
+    assert places[2] == pytest.approx(0.10)
+
+
+def test_drawing_leaves_matplotlib_as_it_was(table: RunTable) -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    with style.house_style():
+        picture = plots.main_figure(compare(table), table.floors)
+    assert picture is not None
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_an_empty_study_says_so(tmp_path: Path) -> None:
+    write_study_files(tmp_path / "runs" / "empty")
+    (written,) = write_reports(tmp_path / "runs")
+    assert written.html == tmp_path / "reports" / "empty" / "report.html"
+    text = written.html.read_text(encoding="utf-8")
+    assert "Nothing can be concluded" in text
+    assert "<svg" not in text
+    assert len(pd.read_csv(written.html.parent / "data" / "runs.csv")) == 0
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [{"kind": "baseline"}],
+        [{"status": "failed", "reason": "x"}],
+        [{"brierlm": 0.0}],
+        [{"decayed": False}, {"num_evaluations": 1}],
+    ],
+)
+def test_odd_studies_do_not_fail(tmp_path: Path, runs: list[dict[str, Any]]) -> None:
+    for i, options in enumerate(runs):
+        make_run_folder(tmp_path / "runs" / "odd" / f"r{i}", num_points=2, **options)
+    (written,) = write_reports(tmp_path / "runs")
+    assert "Verdict" in written.html.read_text(encoding="utf-8")
+    assert any("has no study.json" in warning for warning in written.warnings)
+
+
+def test_mixed_fingerprints_are_said_loudly(tmp_path: Path, no_figures: None) -> None:
+    for i, fingerprint in enumerate(("aaaa", "aaaa", "<b>")):
+        make_run_folder(tmp_path / "runs" / "s" / f"r{i}", num_points=2, seed=i, fingerprint=fingerprint)
+    (written,) = write_reports(tmp_path / "runs")
+    text = written.html.read_text(encoding="utf-8")
+    assert "Several evaluations are mixed here" in text
+    assert "&lt;b&gt; (1 run)" in text
+
+
+def test_importance_is_withheld_below_twenty_trials() -> None:
+    def section(complete: int | None) -> sections.Section:
+        summary = {"importance": {"model.chunk_size": 0.7, "optim.lr": 0.3}, "num_complete": complete}
+        with style.house_style():
+            return importance_section(StudyInfo("s", {}, summary))
+
+    assert section(19).pictures == []
+    assert "Withheld: 19 complete trials" in section(19).notes[0]
+    assert section(None).pictures == []
+    assert [picture.name for picture in section(20).pictures] == ["importance"]
+    with style.house_style():
+        assert "no summary" not in importance_section(StudyInfo("s")).notes[0]
+        assert "has not written a summary" in importance_section(StudyInfo("s")).notes[0]
+
+
+def test_several_studies_get_a_folder_each(tmp_path: Path, no_figures: None) -> None:
+    write_study_files(tmp_path / "runs" / "a")
+    write_study_files(tmp_path / "runs" / "b")
+    written = write_reports(tmp_path / "runs", None, tmp_path / "out")
+    assert [w.html for w in written] == [tmp_path / "out" / n / "report.html" for n in "ab"]
+
+
+def test_bad_places_leave_everything_as_it_was(tmp_path: Path, no_figures: None) -> None:
+    write_study_files(tmp_path / "runs" / "a")
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"not empty and holds no report\.html"):
+        write_reports(tmp_path / "runs", ["a"], own)
+    with pytest.raises(OutputError, match="is a file"):
+        write_reports(tmp_path / "runs", ["a"], own / "thesis.txt")
+    with pytest.raises(OutputError, match="cannot write"):
+        write_reports(tmp_path / "runs", ["a"], own / "thesis.txt" / "report")
+    with pytest.raises(StudyError, match="known: a"):
+        write_reports(tmp_path / "runs", ["b"], tmp_path / "out")
+    assert sorted(os.listdir(tmp_path)) == ["own", "runs"]
+    assert os.listdir(own) == ["thesis.txt"]
+
+
+def test_rewriting_keeps_what_else_lies_in_the_folder(tmp_path: Path, no_figures: None) -> None:
+    write_study_files(tmp_path / "runs" / "a")
+    out = tmp_path / "out"
+    write_reports(tmp_path / "runs", ["a"], out)
+    (out / "notes.txt").write_text("mine")
+    (out / "data" / "stale.csv").write_text("old")
+    write_reports(tmp_path / "runs", ["a"], out)
+    assert (out / "notes.txt").read_text() == "mine"
+    assert not (out / "data" / "stale.csv").exists()
+    assert sorted(os.listdir(tmp_path)) == ["out", "runs"]
+
+
+def test_a_failure_while_writing_keeps_the_old_report(
+    tmp_path: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_study_files(tmp_path / "runs" / "a")
+    out = tmp_path / "out"
+    write_reports(tmp_path / "runs", ["a"], out)
+    before = (out / "report.html").read_bytes()
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_reports(tmp_path / "runs", ["a"], out)
+    assert (out / "report.html").read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["out", "runs"]
+
+
+def test_broken_folders_are_named_in_the_report(home: Path, tmp_path: Path, no_figures: None) -> None:
+    shutil.copytree(home / "joint-quick", tmp_path / "runs" / "s")
+    (tmp_path / "runs" / "s" / "trial-003" / "record.json").write_text("{")
+    (written,) = write_reports(tmp_path / "runs")
+    assert "s/trial-003 was left out" in written.html.read_text(encoding="utf-8")
+    assert str(tmp_path) not in written.html.read_text(encoding="utf-8")
+
+
+def test_command_prints_the_path_last(tmp_path: Path, no_figures: None) -> None:
+    import typer
+    from typer.testing import CliRunner
+
+    from workbench.cli.report import register
+
+    app = typer.Typer()
+    register(app)
+    app.command("other")(lambda: None)  # two commands, so that names are needed
+    write_study_files(tmp_path / "runs" / "a")
+    result = CliRunner().invoke(app, ["report", "a", "--home", str(tmp_path / "runs")])
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-1] == str(tmp_path / "reports" / "a" / "report.html")
+
+
+def test_importance_figure_is_in_a_large_study(tmp_path: Path) -> None:
+    table = load_runs(make_study(tmp_path, "big", complete=24).parent)
+    with style.house_style():
+        (picture,) = importance_section(table.studies["big"]).pictures
+    assert "chunk size K" in picture.svg

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.table import RunTable, known_studies, load_runs
+from tests.suites.run_folders import make_run_folder
+from tests.suites.synthetic_study import HOSTILE, write_study_files
+from workbench import files, records
+from workbench.errors import StudyError
+
+
+def test_one_row_a_run_with_its_parameters_and_last_scores(table: RunTable) -> None:
+    assert len(table.runs) == 22
+    first = table.runs.iloc[0]
+    assert (first["name"], first["K"], first["autoencoder.latent_dim"], first["status"]) == (
+        HOSTILE,
+        1,
+        8,
+        "completed",
+    )
+    assert first["train_flops_with_autoencoder"] == first["train_flops"] + 4e11
+    assert first["brier_1"] > first["brier_4"] > 0
+    baseline = table.runs[table.runs["kind"] == "baseline"].iloc[0]
+    assert pd.isna(baseline["K"])
+    assert baseline["autoencoder_train_flops"] == 0
+    assert pd.isna(baseline["autoencoder.latent_dim"])
+
+
+def test_unfinished_runs_keep_their_last_evaluation_but_not_the_budget(table: RunTable) -> None:
+    by_id = table.runs.set_index("run_id")
+    assert by_id.loc["trial-014", "status"] == "pruned"
+    assert by_id.loc["trial-014", "brierlm"] > 0
+    assert not by_id.loc[["trial-014", "trial-015", "trial-016"], "at_budget"].any()
+    assert pd.isna(by_id.loc["trial-015", "brierlm"])
+    assert by_id.loc["trial-015", "reason"] == "ValueError: <b>bad</b>"
+
+
+def test_evaluations_are_in_order_and_carry_their_run(table: RunTable) -> None:
+    rows = table.evaluations[table.evaluations["run_id"] == "trial-000"]
+    assert len(rows) == 6
+    assert rows["train_flops"].is_monotonic_increasing
+    assert rows["phase"].tolist() == ["constant"] * 5 + ["decayed"]
+    assert rows["cross_entropy"].isna().all()
+
+
+def test_autoencoders_once_each_however_many_runs_share_them(table: RunTable) -> None:
+    rows = table.autoencoders[(table.autoencoders["K"] == 1) & (table.autoencoders["latent_dim"] == 8)]
+    assert rows["noise"].tolist() == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    assert rows["num_runs"].tolist() == [2] * 6
+    kl = table.kl_per_dim[table.kl_per_dim["hash"] == rows["hash"].iloc[0]]
+    assert kl["dimension"].tolist() == list(range(8))
+
+
+def test_a_final_that_is_missing_among_the_lines_still_counts(tmp_path: Path) -> None:
+    run = make_run_folder(tmp_path / "s" / "a", num_points=2)
+    rows = files.read_json_lines(run / records.EVALUATIONS)
+    files.rewrite_json_lines(run / records.EVALUATIONS, rows[:-1])
+    assert len(load_runs(tmp_path, ["s"]).evaluations) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (records.RECORD, "{"),
+        (records.RECORD, '{"run_id": 3}'),
+        (records.CONFIG, "- a\n- b\n"),
+        (records.CONFIG, None),
+        (records.CONFIG, "a: [\n"),
+        (records.EVALUATIONS, "not json\n"),
+        (records.AUTOENCODER, "{}"),
+        (records.RECORD, None),
+    ],
+)
+def test_a_broken_folder_is_left_out_and_named(tmp_path: Path, name: str, content: str | None) -> None:
+    make_run_folder(tmp_path / "s" / "good", num_points=2)
+    bad = make_run_folder(tmp_path / "s" / "bad", num_points=2)
+    if content is None:
+        (bad / name).unlink()
+    else:
+        (bad / name).write_text(content)
+    table = load_runs(tmp_path, ["s"])
+    assert table.runs["run_id"].tolist() == ["good"]
+    assert any("s/bad was left out" in warning for warning in table.warnings)
+
+
+def test_a_broken_summary_is_a_warning(tmp_path: Path) -> None:
+    write_study_files(tmp_path / "s")
+    (tmp_path / "s" / "summary.json").write_text("{")
+    table = load_runs(tmp_path)
+    assert table.runs.empty
+    assert any("s/summary.json cannot be read" in warning for warning in table.warnings)
+    assert table.studies["s"].parameters[0] == "model.chunk_size"
+
+
+def test_unknown_and_missing_studies(tmp_path: Path, home: Path) -> None:
+    with pytest.raises(StudyError, match=r"no study 'jiont'.*known: joint-quick"):
+        load_runs(home, ["jiont"])
+    with pytest.raises(StudyError, match="no study under"):
+        load_runs(tmp_path / "nowhere")
+    make_run_folder(tmp_path / "single" / "a", num_points=2)
+    with pytest.raises(StudyError, match="calm report single"):
+        load_runs(tmp_path)
+    assert len(load_runs(tmp_path, ["single"]).runs) == 1
+
+
+def test_caches_and_databases_are_not_studies(tmp_path: Path, home: Path) -> None:
+    shutil.copytree(home / "joint-quick", tmp_path / "a")
+    (tmp_path / ".cache" / "x").mkdir(parents=True)
+    (tmp_path / ".cache" / "x" / "record.json").write_text("{}")
+    (tmp_path / "mlartifacts" / "0").mkdir(parents=True)
+    assert known_studies(tmp_path) == ["a"]

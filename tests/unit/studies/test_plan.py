@@ -1,0 +1,119 @@
+"""Order of work, counting, and that nothing finished is repeated. One worker, in this process."""
+
+import pytest
+from optuna.trial import TrialState
+
+from studies import plan, storage
+from studies.prepare import retry
+from tests.suites.fake_runner import ATTEMPTS
+from tests.suites.study_launch import create, steps, tiny_spec
+from workbench.files import read_json_lines
+
+pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage")  # ask() stands for another worker
+
+
+def runs(launch):
+    """Run folder to the number of times it was trained."""
+    return {p.parent.name: len(read_json_lines(p)) for p in launch.folder.glob(f"*/{ATTEMPTS}")}
+
+
+def test_baselines_then_search_then_checks(tmp_path):
+    launch = create(tmp_path, tiny_spec())
+    assert steps(launch) == ["cells"] * 2 + ["search"] * 5 + ["cells"] * 2 + ["done"]
+    best = plan.best_trial(launch.search)
+    assert set(runs(launch)) == {
+        "small-s0",
+        "large-s0",
+        *(t.user_attrs["runs"][0] for t in launch.search.get_trials()),
+        f"lr-x0.5-t{best.number:03d}-s0",
+        f"lr-x2-t{best.number:03d}-s0",
+    }
+    assert set(runs(launch).values()) == {1}
+
+
+def test_a_finished_launch_has_nothing_left(tmp_path):
+    launch = create(tmp_path, tiny_spec())
+    assert not plan.is_finished(launch.spec, launch.search, launch.cells)
+    steps(launch)
+    before = runs(launch)
+    assert plan.is_finished(launch.spec, launch.search, launch.cells)
+    assert steps(launch) == ["done"]
+    assert runs(launch) == before
+
+
+def test_more_trials_continue_without_repeating(tmp_path):
+    launch = create(tmp_path, tiny_spec())
+    steps(launch)
+    before = runs(launch)
+    more = launch.spec.model_copy(update={"trials": 7})
+    storage.store_spec(launch.search, more)
+    longer = type(launch)(launch.home, launch.url, more, launch.search, launch.cells)
+    done = steps(longer)
+    assert done.count("search") == 2
+    assert all(runs(launch)[name] == 1 for name in before)
+    assert len(launch.cells.get_trials()) == 4 + done.count("cells")  # checks again only for another best
+
+
+def test_only_missing_cells_are_queued(tmp_path):
+    launch = create(tmp_path, tiny_spec())
+    assert steps(launch, most=1) == ["cells"]
+    assert steps(launch, most=1) == ["cells"]
+    assert [storage.cell_of(t) for t in launch.cells.get_trials()] == ["small", "large"]
+    assert steps(launch, most=1) == ["search"]
+    assert len(launch.cells.get_trials()) == 2
+
+
+def test_a_failed_cell_does_not_count_as_visited_for_retry(tmp_path, monkeypatch):
+    launch = create(tmp_path, tiny_spec(checks={}))
+    monkeypatch.setenv("FAKE_FAIL", "small")
+    assert steps(launch)[-1] == "done"
+    failed = storage.failed(launch.cells)
+    assert [storage.cell_of(t) for t in failed] == ["small"]
+    assert storage.failure_reason(failed[0]) == "RuntimeError: a failure for the test"
+    monkeypatch.delenv("FAKE_FAIL")
+    assert retry(launch) == ["small"]
+    assert not plan.is_finished(launch.spec, launch.search, launch.cells)
+    assert steps(launch) == ["cells", "done"]
+    counts = plan.count(launch.cells.get_trials())
+    assert (counts.complete, counts.failed) == (2, 0)
+    assert runs(launch)["small-s0"] == 2  # the same folder, taken up again
+    assert retry(launch) == []
+
+
+def test_pruned_trials_come_on_top(tmp_path):
+    pruner = {"kind": "percentile", "keep_percent": 50, "startup_trials": 2, "warmup_evaluations": 1}
+    launch = create(tmp_path, tiny_spec(trials=6, max_pruned=20, pruner=pruner, baselines={}, checks={}))
+    steps(launch)
+    counts = plan.count(launch.search.get_trials())
+    assert counts.complete == 6
+    assert counts.pruned > 0
+    for trial in launch.search.get_trials(states=(TrialState.PRUNED,)):
+        assert trial.last_step >= 1
+        assert "not among the upper 50 %" in trial.user_attrs["reason"]
+
+
+def test_the_maximum_of_pruned_trials_ends_the_search(tmp_path, monkeypatch):
+    launch = create(tmp_path, tiny_spec(max_pruned=3, baselines={}, checks={}))
+    monkeypatch.setenv("FAKE_NOT_FINITE", "t0")
+    assert steps(launch) == ["search"] * 3 + ["done"]
+    counts = plan.count(launch.search.get_trials())
+    assert (counts.complete, counts.pruned) == (0, 3)
+    assert launch.search.get_trials()[0].user_attrs["reason"] == "loss is nan at step 30"
+
+
+@pytest.mark.parametrize("complete", [0, 4])
+def test_no_more_trials_start_than_are_wanted(tmp_path, complete):
+    launch = create(tmp_path, tiny_spec(baselines={}, checks={}))
+    steps(launch, most=complete) if complete else None
+    for _ in range(5 - complete):
+        assert plan.next_step(launch.spec, launch.search, launch.cells) == "search"
+        launch.search.ask()  # another worker's
+    assert plan.next_step(launch.spec, launch.search, launch.cells) == "wait"
+
+
+def test_a_queued_trial_goes_first_even_when_enough_run(tmp_path):
+    launch = create(tmp_path, tiny_spec(baselines={}, checks={}))
+    trials = [launch.search.ask() for _ in range(5)]
+    launch.search.tell(trials[0], state=TrialState.FAIL)
+    storage.requeue(launch.search, 0)
+    assert plan.next_step(launch.spec, launch.search, launch.cells) == "search"

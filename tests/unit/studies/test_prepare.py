@@ -1,0 +1,145 @@
+"""Launching freezes the specification; resuming under another one is refused with the difference."""
+
+import json
+
+import pytest
+
+from studies import plan, prepare, storage
+from studies.prepare import Options, find_launch
+from tests.suites.study_launch import steps, tiny_study
+from workbench.errors import StudyError
+from workbench.home import open_home
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "find_studies", lambda: {"tiny": tiny_study()})
+    return open_home(tmp_path)
+
+
+def launch(home, **options):
+    made, _ = prepare.prepare(Options(**{"name": "tiny", **options}), home)
+    prepare.write_study_file(made, options.get("tracking_uri"))
+    return made
+
+
+def test_a_launch_is_named_after_study_and_preset_and_frozen_in_both_places(home):
+    made = launch(home)
+    stored = json.loads((home.root / "tiny-quick" / "study.json").read_text())
+    assert stored["spec"] == made.spec.to_dict() == storage.stored_spec(made.search).to_dict()
+    assert stored["parameters"]["model.chunk_size"] == {"choices": [1, 2, 4]}
+    assert (stored["study"], stored["preset"], stored["trials"], stored["seeds"]) == ("tiny", "quick", 5, 1)
+    assert stored["spec_hash"] == made.spec.hash()
+    assert {"name", "question", "against", "objective", "created"} <= set(stored)
+
+
+def test_resuming_is_the_same_launch(home):
+    first = launch(home)
+    steps(first, most=3)
+    second = launch(home)
+    assert second.spec == first.spec
+    assert len(second.search.get_trials()) == 1
+    created = json.loads((home.root / "tiny-quick" / "study.json").read_text())["created"]
+    launch(home)
+    assert json.loads((home.root / "tiny-quick" / "study.json").read_text())["created"] == created
+
+
+def test_another_specification_is_refused_with_the_difference(home):
+    launch(home)
+    with pytest.raises(StudyError) as caught:
+        launch(home, seeds=2, overrides={"optim.clip": 2.0})
+    message = str(caught.value)
+    assert "base.optim.clip: 1.0 → 2.0" in message
+    assert "seeds: 1 → 2" in message
+    assert "calm study run tiny-quick" in message
+    assert "--name NEW" in message
+
+
+def test_an_edited_preset_is_refused_under_the_studys_name_and_ignored_under_the_launchs(home, monkeypatch):
+    first = launch(home)
+    edited = tiny_study(space={"model.chunk_size": {"choices": [2]}})
+    monkeypatch.setattr(prepare, "find_studies", lambda: {"tiny": edited})
+    with pytest.raises(StudyError, match=r"space.model.chunk_size.choices: \[1, 2, 4\] → \[2\]"):
+        launch(home)
+    assert launch(home, name="tiny-quick").spec == first.spec
+    assert launch(home, launch="tiny-new").spec.space != first.spec.space
+
+
+def test_more_trials_continue_and_are_kept(home):
+    first = launch(home)
+    steps(first)
+    second = launch(home, trials=7)
+    assert second.spec.trials == 7
+    assert not plan.is_finished(second.spec, second.search, second.cells)
+    assert launch(home).spec.trials == 7  # not said again, not forgotten
+    with pytest.raises(StudyError, match="may be raised, not lowered"):
+        launch(home, trials=6)
+
+
+def test_a_launch_can_be_continued_by_name_with_agreeing_options_only(home):
+    launch(home, overrides={"optim.clip": 2.0})
+    launch(home, name="tiny-quick", overrides={"optim.clip": 2.0}, preset="quick")
+    with pytest.raises(StudyError, match=r"base.optim.clip: 2.0 → 3.0"):
+        launch(home, name="tiny-quick", overrides={"optim.clip": 3.0})
+    with pytest.raises(StudyError, match=r"launched with preset quick, not cpu"):
+        launch(home, name="tiny-quick", preset="cpu")
+    with pytest.raises(StudyError, match=r"calm study run tiny --name other"):
+        launch(home, name="tiny-quick", launch="other")
+
+
+def test_an_unknown_name_lists_studies_and_launches(home):
+    launch(home)
+    with pytest.raises(
+        StudyError, match=r"no study or launch 'tini'; did you mean tiny\? known: tiny, tiny-quick"
+    ):
+        launch(home, name="tini")
+    assert not (home.root / "tini").exists()
+
+
+@pytest.mark.parametrize("options", [{"workers": 0}, {"trials": 0}, {"seeds": -1}])
+def test_counts_must_be_positive(home, options):
+    with pytest.raises(StudyError, match=f"--{next(iter(options))} must be at least 1"):
+        launch(home, **options)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", ".hidden", "single"])
+def test_a_launch_name_is_a_folder_name(home, name):
+    with pytest.raises(StudyError, match="plain name for a folder"):
+        launch(home, launch=name)
+
+
+def test_the_storage_of_a_launch_is_remembered(home):
+    other = f"sqlite:///{home.root}/elsewhere.db"
+    first = launch(home, storage=other)
+    steps(first, most=3)
+    again = launch(home)
+    assert again.url == other
+    assert len(again.search.get_trials()) == 1
+
+
+def test_a_folder_whose_trials_the_storage_does_not_know_is_not_overwritten(home):
+    launch(home)
+    (home.root / "optuna.db").unlink()
+    for name in ("tiny", "tiny-quick"):
+        with pytest.raises(StudyError, match="does not know the launch tiny-quick"):
+            launch(home, name=name)
+
+
+def test_another_machine_joins_through_the_storage(home, tmp_path):
+    first = launch(home, overrides={"optim.clip": 2.0})
+    elsewhere = open_home(tmp_path / "elsewhere")
+    joined = launch(elsewhere, name="tiny-quick", storage=first.url)
+    assert joined.spec == first.spec
+    with pytest.raises(StudyError, match="does not know the launch tiny-slow"):
+        launch(elsewhere, name="tiny-slow", storage=first.url)
+
+
+def test_finding_a_launch_by_its_study(home):
+    launch(home)
+    assert find_launch(home, "tiny").name == "tiny-quick"
+    launch(home, launch="second")
+    assert find_launch(home, "second").name == "second"
+    with pytest.raises(StudyError, match=r"several launches .*second, tiny-quick"):
+        find_launch(home, "tiny")
+    with pytest.raises(StudyError, match=r"no launch 'secnd' .*did you mean second\?"):
+        find_launch(home, "secnd")

@@ -1,0 +1,127 @@
+"""Counts, time left, summary.json and what is printed."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from studies import progress
+from studies.display import Display, duration, final_table, line, live_view, progress_text, status_lines
+from studies.show import dry_run
+from tests.suites.study_launch import create, steps, tiny_spec
+from workbench.home import open_home
+
+
+def printed(thing) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(thing)
+    return console.file.getvalue()
+
+
+def test_a_snapshot_counts_and_names_the_best(tmp_path):
+    launch = create(tmp_path, tiny_spec())
+    empty = progress.snapshot(launch)
+    assert (empty.search.complete, empty.cells_wanted, empty.best, empty.seconds_left) == (0, 4, None, None)
+    steps(launch, most=4)
+    state = progress.snapshot(launch)
+    assert (state.search.complete, state.cells.complete, state.finished) == (2, 2, False)
+    assert state.best.score == max(r.score for r in state.rows if r.label.startswith("trial"))
+    assert progress_text(state).startswith("2/5 trials, 0 pruned, 0 failed, 0 running, cells 2/4, about")
+
+
+def test_the_time_left_is_divided_by_the_workers(tmp_path):
+    launch = create(tmp_path, tiny_spec())
+    steps(launch, most=4)
+    one, two = (progress.snapshot(launch, workers=n).seconds_left for n in (1, 2))
+    assert one > 0
+    assert two == pytest.approx(one / 2)
+
+
+def test_the_summary(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_FAIL", "small")
+    launch = create(tmp_path, tiny_spec())
+    steps(launch)
+    summary = progress.write_summary(launch)
+    assert json.loads((launch.folder / "summary.json").read_text()) == summary
+    assert (summary["num_trials"], summary["num_complete"], summary["num_failed"]) == (5, 5, 1)
+    best = launch.search.best_trial
+    assert summary["best"] == {"run_id": best.user_attrs["runs"][0], "params": best.params, "score": best.value}
+    assert set(summary["importance"]) == set(launch.spec.space)
+    assert summary["importance_note"].startswith("withheld: 5 complete trials, at least 20")
+    assert summary["failures"] == [{"what": "small", "reason": "RuntimeError: a failure for the test"}]
+
+
+def test_importance_that_cannot_be_computed_says_so(tmp_path):
+    launch = create(tmp_path, tiny_spec(trials=1))
+    steps(launch)
+    summary = progress.write_summary(launch)
+    assert summary["importance"] is None
+    assert summary["importance_note"].startswith("not computable:")
+
+
+def test_importance_is_shown_from_twenty_trials_on(tmp_path):
+    launch = create(tmp_path, tiny_spec(trials=20, baselines={}, checks={}, sampler={"kind": "random"}))
+    steps(launch)
+    values, note = progress.importance(launch)
+    assert note == "PED-ANOVA over 20 complete trials"
+    assert sum(values.values()) == pytest.approx(1.0)
+
+
+def test_a_finished_trial_is_one_line_where_there_is_no_terminal(tmp_path):
+    launch = create(tmp_path, tiny_spec())
+    steps(launch, most=3)
+    console = Console(file=io.StringIO(), width=60, force_terminal=False)
+    with Display(console, "tiny") as display:
+        display.update(progress.snapshot(launch))
+        assert console.file.getvalue() == ""  # what was there before is not news
+        steps(launch, most=1)
+        display.update(progress.snapshot(launch))
+        display.update(progress.snapshot(launch))
+    (text,) = console.file.getvalue().splitlines()
+    assert text.startswith("trial 1 complete ")
+    assert "[2/5 trials" in text
+
+
+def test_the_views_show_trials_cells_and_reasons(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_FAIL", "small")
+    launch = create(tmp_path, tiny_spec())
+    steps(launch)
+    state = progress.snapshot(launch)
+    live, table = printed(live_view("tiny-quick", state)), printed(final_table(state))
+    assert "study tiny-quick" in live
+    assert "best so far: trial" in live
+    assert all(name in table for name in ("large", "lr-x2", state.best.run_id))
+    status = "\n".join(status_lines(state))
+    assert "finished: 5/5 trials" in status
+    assert "failed: small : RuntimeError: a failure for the test" in status
+
+
+def test_a_running_trial_names_its_worker(tmp_path):
+    from studies import storage
+
+    launch = create(tmp_path, tiny_spec())
+    with pytest.warns(UserWarning, match="Heartbeat"):
+        launch.search.ask().set_user_attr("worker", {**storage.this_worker(3), "host": "elsewhere"})
+    (running,) = [text for text in status_lines(progress.snapshot(launch)) if text.startswith("running")]
+    assert "worker 3 on elsewhere" in running
+    assert running.endswith("on another host")
+
+
+def test_lines_and_durations():
+    row = progress.TrialRow("trial 7", "complete", 2.3125, "chunk_size=4", 41.2, "t007-s0")
+    assert line(row) == "trial 7 complete 2.312 chunk_size=4 41 s"
+    assert [duration(s) for s in (3.2, 89, 200, 7500)] == ["3 s", "89 s", "3 min", "2 h 05 min"]
+
+
+def test_the_dry_run_costs_every_chunk_size_and_baseline(tmp_path):
+    spec = tiny_spec()
+    shown = dry_run(spec, open_home(tmp_path), workers=2)
+    assert [r.label for r in shown.rows] == ["chunk_size=1", "chunk_size=2", "chunk_size=4", "small", "large"]
+    assert all(r.cost["train_flops"] == pytest.approx(1e11, rel=0.05) for r in shown.rows)
+    assert shown.num_autoencoders == 18
+    assert "assumed" in shown.speed_from
+    assert shown.total_seconds > 0
+    assert not list(tmp_path.iterdir())
+    continuous = tiny_spec(space={"autoencoder.kl_floor": {"low": 0.0, "high": 1.0}})
+    assert dry_run(continuous, open_home(tmp_path), workers=1).num_autoencoders is None

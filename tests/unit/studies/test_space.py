@@ -1,0 +1,79 @@
+"""The search space is pure: a trial and a specification determine the configuration."""
+
+import pytest
+from optuna.trial import FixedTrial
+
+from studies.space import baseline_config, check_config, next_seeds, suggest, with_seed
+from tests.suites.study_launch import tiny_spec
+
+SETTING = {"model.chunk_size": 2, "autoencoder.latent_dim": 32, "autoencoder.kl_floor": 0.25}
+
+
+def test_suggest_puts_the_setting_into_the_base():
+    spec = tiny_spec()
+    config = suggest(FixedTrial(SETTING), spec)
+    assert config.chunk_size == 2
+    assert config.autoencoder.latent_dim == 32
+    assert config.autoencoder.kl_floor == 0.25
+    assert config.train.train_flops == 1e11
+    assert config.model.backbone.width == 16
+
+
+def test_suggest_is_pure():
+    spec = tiny_spec()
+    before = spec.to_dict()
+    assert suggest(FixedTrial(SETTING), spec) == suggest(FixedTrial(SETTING), spec)
+    assert spec.to_dict() == before
+
+
+def test_a_value_outside_the_space_is_not_taken():
+    with pytest.raises(ValueError, match="8"):
+        suggest(FixedTrial({**SETTING, "model.chunk_size": 8}), tiny_spec())
+
+
+def test_ranges_are_searched_as_numbers():
+    spec = tiny_spec(
+        space={
+            "autoencoder.latent_dim": {"low": 8, "high": 64, "log": True},
+            "autoencoder.kl_floor": {"low": 0.0, "high": 1.0},
+        }
+    )
+    trial = FixedTrial({"autoencoder.latent_dim": 23, "autoencoder.kl_floor": 0.37})
+    config = suggest(trial, spec)
+    assert (config.autoencoder.latent_dim, config.autoencoder.kl_floor) == (23, 0.37)
+    assert trial.distributions["autoencoder.latent_dim"].log
+    assert type(trial.distributions["autoencoder.latent_dim"]).__name__ == "IntDistribution"
+    assert type(trial.distributions["autoencoder.kl_floor"]).__name__ == "FloatDistribution"
+
+
+def test_a_baseline_has_the_same_budget_data_and_evaluation():
+    spec = tiny_spec()
+    baseline, calm = baseline_config(spec, "large"), suggest(FixedTrial(SETTING), spec)
+    assert not baseline.is_calm
+    assert baseline.model.backbone.num_layers == 3
+    assert (baseline.train, baseline.data, baseline.eval) == (calm.train, calm.data, calm.eval)
+
+
+def test_a_check_multiplies_the_resolved_rate_only():
+    spec = tiny_spec()
+    best = suggest(FixedTrial(SETTING), spec)
+    assert spec.check_names == ("lr-x0.5", "lr-x2")
+    check = check_config(spec, "lr-x2", SETTING)
+    assert check.optim.lr == pytest.approx(2 * best.resolved().optim.lr)
+    assert check.model_copy(update={"optim": best.optim}) == best
+
+
+def test_seed_and_threads_are_set_without_touching_the_rest():
+    config = suggest(FixedTrial(SETTING), tiny_spec())
+    run = with_seed(config, 3, name="x", threads=2)
+    assert (run.seed, run.name, run.runtime.threads) == (3, "x", 2)
+    again = with_seed(run, 0, name="x", threads=8)
+    assert again.runtime.threads == 2  # a stated number of threads stays
+
+
+@pytest.mark.parametrize(
+    ("num", "used", "seeds"),
+    [(1, set(), [0]), (1, {0}, [1]), (2, set(), [0, 1]), (2, {0, 1}, [2, 3]), (1, {4}, [5])],
+)
+def test_a_setting_seen_before_gets_the_next_seeds(num, used, seeds):
+    assert next_seeds(num, used) == seeds

@@ -1,0 +1,128 @@
+"""Presets, the frozen specification, and what counts as another one."""
+
+import copy
+import json
+
+import pytest
+
+from studies import find_studies
+from studies.spec import Choices, PrunerSpec, Range, StudySpec, amend, differences, freeze
+from tests.suites.study_launch import TINY, tiny_spec, tiny_study
+from workbench.errors import ConfigError, StudyError
+
+
+@pytest.mark.parametrize("preset", ["quick", "cpu"])
+def test_the_presets_of_every_study_are_valid(preset):
+    for study in find_studies().values():
+        spec = freeze(study, preset)
+        assert spec.name == f"{study.name}-{preset}"
+        assert len(spec.baselines) >= 3
+
+
+def test_joint_searches_what_the_question_names():
+    study = find_studies()["joint"]
+    names = {"model.chunk_size", "autoencoder.latent_dim", "autoencoder.kl_floor"}
+    quick, cpu = freeze(study, "quick"), freeze(study, "cpu")
+    assert set(quick.space) == set(cpu.space) == names
+    assert quick.space["model.chunk_size"] == cpu.space["model.chunk_size"] == Choices(choices=(1, 2, 4))
+    # autoencoders can be shared from the cache only where the space is categorical
+    assert all(isinstance(d, Choices) for d in quick.space.values())
+    assert isinstance(cpu.space["autoencoder.latent_dim"], Range)
+    assert cpu.space["autoencoder.latent_dim"].is_int
+    assert cpu.space["autoencoder.latent_dim"].log
+    assert quick.trials >= 12
+    assert {s["model.chunk_size"] for s in quick.start} == {1, 2, 4}
+
+
+def test_the_specification_is_complete_and_survives_json():
+    spec = tiny_spec()
+    assert spec.base["optim"]["clip"] == 1.0  # a default, frozen with the rest
+    again = StudySpec.model_validate(json.loads(json.dumps(spec.to_dict())))
+    assert again == spec
+    assert again.hash() == spec.hash()
+
+
+def test_editing_the_preset_afterwards_changes_nothing():
+    presets = copy.deepcopy(TINY)
+    study = tiny_study()
+    object.__setattr__(study, "presets", {"quick": presets})
+    spec = freeze(study, "quick")
+    before = spec.hash()
+    presets["base"]["train"]["train_flops"] = 5e9
+    presets["space"]["model.chunk_size"]["choices"].append(8)
+    assert spec.hash() == before
+    assert freeze(study, "quick").hash() != before
+
+
+def test_differences_are_named_line_by_line():
+    stored = tiny_spec()
+    asked = amend(stored, seeds=3, overrides={"optim.clip": 2.0})
+    assert differences(stored, asked) == ["base.optim.clip: 1.0 → 2.0", "seeds: 1 → 3"]
+    assert differences(stored, stored) == []
+
+
+def test_trials_may_be_raised_but_not_lowered():
+    stored = tiny_spec()
+    assert differences(stored, amend(stored, trials=9)) == []
+    assert amend(stored, trials=9).hash() == stored.hash()
+    assert differences(stored, amend(stored, trials=2)) == ["trials: 5 → 2 (they may be raised, not lowered)"]
+
+
+def test_a_changed_search_space_is_a_difference():
+    stored, asked = tiny_spec(), tiny_spec(space={"model.chunk_size": {"choices": [1, 2]}})
+    lines = differences(stored, asked)
+    assert any(line.startswith("space.model.chunk_size.choices:") for line in lines)
+    assert any("autoencoder.kl_floor" in line and "(absent)" in line for line in lines)
+
+
+def test_an_unknown_preset_names_the_known_ones():
+    with pytest.raises(
+        StudyError, match=r"study joint has no preset 'quik'; did you mean quick\? known: cpu, quick"
+    ):
+        find_studies()["joint"].preset("quik")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"trials": 0}, r"trials: .*greater than 0; given: 0"),
+        ({"trails": 3}, r"trails: .*not permitted"),
+        ({"space": {"model.chunk_size": {"low": 4, "high": 1}}}, r"low must be below high, 4 and 1 given"),
+        ({"space": {"model.chunk_size": {"choices": [1, 1]}}}, r"choices must differ, \[1, 1\] given"),
+        ({"heartbeat": {"interval": 60, "grace": 60}}, r"grace 60 must be at least twice the interval 60"),
+    ],
+)
+def test_a_wrong_preset_is_explained(change, message):
+    with pytest.raises(StudyError, match=message):
+        tiny_spec(**change)
+
+
+def test_every_reachable_configuration_is_checked_before_the_launch():
+    with pytest.raises(StudyError, match=r"preset quick, chunk_size=3.*block_len 256 is not a multiple"):
+        tiny_spec(space={"model.chunk_size": {"choices": [1, 3]}})
+    with pytest.raises(StudyError, match=r"latent_dims"):
+        tiny_spec(space={"autoencoder.latent_dims": {"choices": [16]}})
+    with pytest.raises(StudyError, match=r"baseline bad: .*width 15"):
+        tiny_spec(baselines={"bad": {"model.backbone.width": 15}})
+    with pytest.raises(StudyError, match=r"start: optim.lr is not in the search space"):
+        tiny_spec(start=[{"optim.lr": 1e-3}])
+
+
+def test_overrides_are_validated_and_may_not_fix_what_is_searched():
+    with pytest.raises(ConfigError, match=r"unknown field optim.clipp; did you mean optim.clip"):
+        freeze(tiny_study(), "quick", overrides={"optim.clipp": 1.0})
+    with pytest.raises(StudyError, match=r"model.chunk_size cannot be set: study tiny searches over it"):
+        freeze(tiny_study(), "quick", overrides={"model.chunk_size": 4})
+    assert freeze(tiny_study(), "quick", overrides={"optim.clip": 2.0}).base["optim"]["clip"] == 2.0
+
+
+def test_the_number_of_settings():
+    assert tiny_spec().num_settings() == 18
+    assert tiny_spec(space={"autoencoder.kl_floor": {"low": 0.0, "high": 1.0}}).num_settings() is None
+    assert tiny_spec(space={"autoencoder.latent_dim": {"low": 8, "high": 64}}).num_settings() == 57
+
+
+def test_pruned_trials_have_a_stated_maximum():
+    assert tiny_spec().max_extra == 5
+    assert tiny_spec(max_pruned=2).max_extra == 2
+    assert PrunerSpec().warmup_evaluations >= 2  # slow starters get their time
