@@ -40,6 +40,13 @@ class Comparison:
     parameters: list[str] = field(default_factory=list)
     """Dotted names of what was searched or varied."""
     noise: SeedNoise | None = None
+    noise_kinds: tuple[str, ...] = ()
+    """Kinds of model (calm, baseline) that were repeated with other seeds."""
+
+    @property
+    def fairness(self) -> str:
+        """What the compared runs have in common."""
+        return "at equal compute" if "FLOPs" in self.budget else f"at {self.budget}, which is not equal compute"
 
     @property
     def calm(self) -> pd.DataFrame:
@@ -81,6 +88,7 @@ def compare(table: RunTable) -> Comparison:
         (evaluations["fingerprint"] == fingerprint) & evaluations["role"].isin(ROLES)
     ].reset_index(drop=True)
     parameters = _parameters(table, finals)
+    grouped = cells(finals, table.config_columns)
     return Comparison(
         fingerprint=fingerprint,
         finals=finals,
@@ -90,7 +98,8 @@ def compare(table: RunTable) -> Comparison:
         fingerprints=counts,
         left_out=left_out,
         parameters=parameters,
-        noise=seed_noise([cell["brierlm"].tolist() for cell in cells(finals, table.config_columns)]),
+        noise=seed_noise([cell["brierlm"].tolist() for cell in grouped]),
+        noise_kinds=tuple(sorted({str(cell["kind"].iloc[0]) for cell in grouped if len(cell) > 1})),
     )
 
 

@@ -228,8 +228,9 @@ def orders_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | Non
             x[~shown] + offset,
             np.full(int((~shown).sum()), bottom),
             ls="",
-            marker="$↓$",
-            ms=9,
+            marker="v",
+            ms=7,
+            mfc="none",
             color=style.k_colour(k),
         )
         handles.append(
@@ -252,8 +253,8 @@ def orders_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | Non
         figure,
         "orders",
         "Brier-1 to Brier-4 of the best run of each K",
-        "Best run of each K at the budget, one standard error; an arrow at the bottom is a value of 0 or less, "
-        "which makes BrierLM 0.",
+        "Best run of each K at the budget, one standard error; a hollow triangle at the bottom is a value of 0 or "
+        "less, which makes BrierLM 0.",
     )
 
 

@@ -83,6 +83,24 @@ def _mean_mark(axes: Axes, x: float, values: list[float]) -> None:
 _LINES: list[Any] = ["-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5))]
 
 
+def _dashes(kl_floors: list[float], value: float) -> Any:
+    """One dash pattern a KL floor; all solid where there are too many to tell apart."""
+    return _LINES[kl_floors.index(value)] if len(kl_floors) <= len(_LINES) else "-"
+
+
+def _dash_words(kl_floors: list[float]) -> str:
+    if len(kl_floors) <= len(_LINES):
+        return "dashes KL floor λ"
+    return f"the {len(kl_floors)} KL floors are not told apart (see the table)"
+
+
+def _floor_entries(kl_floors: list[float], shown: list[float]) -> list[Line2D]:
+    """Legend entries of the dash patterns."""
+    if len(kl_floors) > len(_LINES):
+        return []
+    return [Line2D([], [], color=GREY, ls=_dashes(kl_floors, v), lw=1.4, label=f"λ = {v:g}") for v in shown]
+
+
 def noise_figures(autoencoders: pd.DataFrame) -> list[Picture]:
     """One figure per K: reconstruction under latent noise, colour = latent dimension, dashes = KL floor."""
     latents = sorted(autoencoders["latent_dim"].unique())
@@ -103,7 +121,7 @@ def _noise_figure(k: int, rows: pd.DataFrame, latents: list[int], kl_floors: lis
             line["noise"],
             np.maximum(1.0 - line["accuracy"].to_numpy(dtype=float), resolution),
             color=style.ordinal(latents.index(first["latent_dim"]), len(latents)),
-            ls=_LINES[kl_floors.index(first["kl_floor"]) % len(_LINES)],
+            ls=_dashes(kl_floors, first["kl_floor"]),
             marker=style.k_marker(k),
             ms=4,
             lw=1.4,
@@ -114,16 +132,12 @@ def _noise_figure(k: int, rows: pd.DataFrame, latents: list[int], kl_floors: lis
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("standard deviation of the noise added to μ")
     axes.set_ylabel("tokens reconstructed (%)")
+    here = [v for v in latents if (rows["latent_dim"] == v).any()]
+    shown = here if len(here) <= 6 else [here[0], here[len(here) // 2], here[-1]]
     handles = [
-        Line2D([], [], color=style.ordinal(latents.index(v), len(latents)), lw=2, label=f"L = {v}")
-        for v in latents
-        if (rows["latent_dim"] == v).any()
+        Line2D([], [], color=style.ordinal(latents.index(v), len(latents)), lw=2, label=f"L = {v}") for v in shown
     ]
-    handles += [
-        Line2D([], [], color=GREY, ls=_LINES[kl_floors.index(v) % len(_LINES)], lw=1.4, label=f"λ = {v:g}")
-        for v in kl_floors
-        if (rows["kl_floor"] == v).any()
-    ]
+    handles += _floor_entries(kl_floors, [v for v in kl_floors if (rows["kl_floor"] == v).any()])
     figure.legend(
         handles=handles, loc="outside upper center", ncols=3, columnspacing=0.8, handlelength=2.2, fontsize=8.5
     )
@@ -132,7 +146,7 @@ def _noise_figure(k: int, rows: pd.DataFrame, latents: list[int], kl_floors: lis
         f"noise-k{k}",
         f"Autoencoder under noise, K = {k}",
         "Held-out tokens reconstructed when Gaussian noise is added to the latent mean; the axis spreads the last "
-        "per cent (log of the error). L latent dimension, λ KL floor.",
+        f"per cent (log of the error). L latent dimension; {_dash_words(kl_floors)}.",
     )
 
 
@@ -162,7 +176,7 @@ def _sorted_figure(
             np.arange(1, len(values) + 1),
             values[::-1] if descending else values,
             color=style.k_colour(int(first["K"])),
-            ls=_LINES[kl_floors.index(first["kl_floor"]) % len(_LINES)],
+            ls=_dashes(kl_floors, first["kl_floor"]),
             lw=1.3,
         )
     axes.set_ylim(bottom=0)
@@ -172,12 +186,9 @@ def _sorted_figure(
         Line2D([], [], color=style.k_colour(int(k)), lw=2, label=style.k_name(int(k)))
         for k in sorted(rows["K"].unique())
     ]
-    handles += [
-        Line2D([], [], color=GREY, ls=_LINES[i % len(_LINES)], lw=1.4, label=f"λ = {v:g}")
-        for i, v in enumerate(kl_floors)
-    ]
+    handles += _floor_entries(kl_floors, kl_floors)
     figure.legend(
         handles=handles, loc="outside upper center", ncols=3, columnspacing=0.8, handlelength=2.2, fontsize=8.5
     )
-    text = "One line an autoencoder, colour K, dashes λ; its length is the latent dimension."
+    text = f"One line an autoencoder, its length the latent dimension; colour K, {_dash_words(kl_floors)}."
     return style.render(figure, name, title, text)

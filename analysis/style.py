@@ -96,7 +96,7 @@ def render(figure: Figure, name: str, title: str, text: str) -> Picture:
     figure.set_layout_engine("none")  # keep what was laid out: laying out again takes as long as drawing
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     content = "\n".join(line.rstrip() for line in svg.getvalue().splitlines()) + "\n"
-    return Picture(name, title, text, content, png.getvalue(), small=figure.get_figwidth() < 5)
+    return Picture(name, title, text, content, png.getvalue(), small=figure.get_figwidth() < WIDE[0])
 
 
 def inline(picture: Picture, escaped_text: str) -> str:

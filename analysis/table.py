@@ -168,7 +168,7 @@ def _read_study(folder: Path, warnings: list[str]) -> StudyInfo:
     for part in ("study.json", "summary.json"):
         content[part] = {}
         if not (folder / part).exists():
-            if folder.name != SINGLE:
+            if part == "study.json" and folder.name != SINGLE:
                 warnings.append(f"{folder.name} has no {part}")
             continue
         try:

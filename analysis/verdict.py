@@ -109,7 +109,7 @@ def headline(comparison: Comparison, places: list[Standing], effects: list[Effec
         )
     calm = [place for place in places if place.k is not None]
     return Verdict(
-        lead=[*_best_k(comparison, calm, effects), *_against_baselines(places, calm)],
+        lead=[*_best_k(comparison, calm, effects), *_against_baselines(comparison, places, calm)],
         details=[_standing_words(place) for place in places],
         caution=_noise_words(comparison),
     )
@@ -139,7 +139,7 @@ def _best_k(comparison: Comparison, calm: list[Standing], effects: list[Effect])
     return sentences
 
 
-def _against_baselines(places: list[Standing], calm: list[Standing]) -> list[str]:
+def _against_baselines(comparison: Comparison, places: list[Standing], calm: list[Standing]) -> list[str]:
     if all(place.k is not None for place in places):
         return [
             "No token baseline completed at this budget under the same evaluation, "
@@ -151,7 +151,7 @@ def _against_baselines(places: list[Standing], calm: list[Standing]) -> list[str
         ks = [f"{k}" for k, value in verdicts.items() if value == verdict]
         if ks:
             sentences.append(
-                f"K = {', '.join(ks)}: the best run is {words} the best token baseline at equal compute."
+                f"K = {', '.join(ks)}: the best run is {words} the best token baseline {comparison.fairness}."
             )
     rest = [f"{k}" for k, value in verdicts.items() if value not in (BETTER, WORSE)]
     if rest:
@@ -181,10 +181,15 @@ def _noise_words(comparison: Comparison) -> str:
             "Intervals of single runs hold evaluation noise only: no setting was repeated with another seed, so "
             f"training noise is unknown (`--seeds 2` measures it). {selection}"
         )
+    notes: dict[tuple[str, ...], str] = {
+        ("baseline",): "; baselines only, no CALM was repeated",
+        ("calm",): "; CALM only",
+    }
+    only = notes.get(comparison.noise_kinds, "")
     cells = "1 setting" if noise.num_cells == 1 else f"{noise.num_cells} settings"
     return (
         f"Training noise between seeds: standard deviation {number(noise.sd)} BrierLM ({cells} repeated, "
-        f"{noise.dof} degrees of freedom); it is part of the intervals. {selection}"
+        f"{noise.dof} degrees of freedom{only}); it is part of the intervals. {selection}"
     )
 
 

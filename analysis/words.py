@@ -185,7 +185,7 @@ _LATEX = {
 
 def latex_escape(text: str) -> str:
     """Text that LaTeX sets as it is written."""
-    return "".join(_LATEX.get(c, c) for c in text)
+    return "".join(_LATEX.get(c, c) for c in text).replace("}$$^{", "")  # 10¹² has one exponent
 
 
 def to_latex(table: Table) -> str:

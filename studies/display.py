@@ -59,7 +59,7 @@ class Display:
 def line(row: TrialRow) -> str:
     """``trial 7 complete 2.31 chunk_size=4 … 41 s``."""
     state = {"fail": "failed"}.get(row.state, row.state)
-    score = f" {row.score:.3f}" if row.score is not None else ""
+    score = f" {row.score:.4g}" if row.score is not None else ""
     seconds = f" {duration(row.seconds)}" if row.seconds is not None else ""
     reason = f" ({row.reason})" if row.reason and row.state == "fail" else ""
     return f"{row.label} {state}{score} {row.params}".rstrip() + seconds + reason
@@ -102,7 +102,7 @@ def _cells(row: TrialRow) -> list[str]:
     return [
         row.label,
         {"fail": "failed"}.get(row.state, row.state),
-        "" if row.score is None else f"{row.score:.3f}",
+        "" if row.score is None else f"{row.score:.4g}",
         row.reason if row.state == "fail" else row.params,
         "" if row.seconds is None else duration(row.seconds),
     ]

@@ -71,7 +71,7 @@ def load_runner(spec: str = DEFAULT_RUNNER) -> Runner:
         if spec == DEFAULT_RUNNER:
             raise
         raise StudyError(
-            f"--execute wants module:function (a module with resolve, Identity and StopRun), {spec!r} given: {error}"
+            f"--execute wants module:function (and resolve, Identity, StopRun there), {spec!r} given: {error}"
         ) from None
 
 

@@ -151,7 +151,7 @@ def create(spec: StudySpec, storage: optuna.storages.RDBStorage) -> tuple[optuna
     optuna.create_study(
         study_name=cells_name(spec.name), storage=storage, direction="maximize", load_if_exists=True
     )
-    for setting in spec.start:
+    for setting in spec.start[: spec.trials]:
         search.enqueue_trial(dict(setting), skip_if_exists=True)
     store_spec(search, spec)
     loaded = load(spec.name, storage)

@@ -15,6 +15,8 @@ from pydantic import BaseModel
 from workbench.config import BaselineConfig, CalmConfig, RunConfig
 from workbench.errors import ConfigError
 
+PRESETS = Path(__file__).parent / "presets"
+
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mapping to dotted names: ``{"a": {"b": 1}}`` to ``{"a.b": 1}``."""
@@ -87,8 +89,10 @@ def build_config(tree: Mapping[str, Any], overrides: Mapping[str, Any] | None = 
 
 
 def load_config(path: Path | str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """Read a YAML configuration. Raises ConfigError where it is missing, unreadable or invalid."""
-    path = Path(path)
+    """Read a YAML configuration: a file, or the name of one in workbench/presets.
+
+    Raises ConfigError where it is missing, unreadable or invalid."""
+    path = _preset_or_file(Path(path))
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -104,6 +108,22 @@ def load_config(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
             f"{path}: a mapping of sections is wanted (data, model, train, ...), found {type(tree).__name__}"
         )
     return build_config(tree, overrides)
+
+
+def preset_names() -> list[str]:
+    """Configurations that come with the workbench."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def _preset_or_file(path: Path) -> Path:
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return path
+    preset = PRESETS / f"{path.name}.yaml"
+    if not preset.exists():
+        raise ConfigError(
+            f"there is neither a file nor a preset {path.name!r}; presets: {', '.join(preset_names())}"
+        )
+    return preset
 
 
 def explain(error: pydantic.ValidationError, given: Mapping[str, Any]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from studies import plan, storage
 from studies.objective import Worker, load_runner
-from studies.spec import Study, StudySpec, freeze
+from studies.spec import HeartbeatSpec, Study, StudySpec, freeze
 from studies.storage import Launch
 from studies.worker import take
 from workbench.home import Home, open_home
@@ -45,8 +47,19 @@ def tiny_spec(**preset: Any) -> StudySpec:
     return freeze(tiny_study(**preset), "quick")
 
 
+@functools.cache
+def _empty_database() -> bytes:
+    """An Optuna database with its tables, made once: creating them takes longer than a tiny study."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = open_home(folder)
+        storage.open_storage(home.optuna_url, home, HeartbeatSpec()).engine.dispose()
+        return (home.root / "optuna.db").read_bytes()
+
+
 def create(home_dir: Path, spec: StudySpec) -> Launch:
     home: Home = open_home(home_dir)
+    if not (home.root / "optuna.db").exists():
+        (home.root / "optuna.db").write_bytes(_empty_database())
     url = storage.storage_url(None, home)
     search, cells = storage.create(spec, storage.open_storage(url, home, spec.heartbeat))
     return Launch(home=home, url=url, spec=spec, search=search, cells=cells)

@@ -32,6 +32,6 @@ def register(app: typer.Typer) -> None:
         console = Console()
         for written in write_reports(home, studies or None, out):
             for warning in written.warnings:
-                console.print(f"left out: {warning}", style="yellow", markup=False, highlight=False)
+                console.print(f"note: {warning}", style="yellow", markup=False, highlight=False)
             # not wrapped, so that the line can be copied or used by a script
             print(written.html)

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from workbench.config import RunConfig
     from workbench.records import Evaluation, RunRecord
@@ -30,7 +31,9 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML configuration; every field has a default.")],
+    config: Annotated[
+        Path, typer.Argument(help="YAML file, or a preset such as small-calm; every field has a default.")
+    ],
     set_: SetOption = None,
     home: HomeOption = Path("runs"),
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the file's name.")] = None,
@@ -198,13 +201,24 @@ def _print_record(console: Console, record: RunRecord, run_dir: Path) -> None:
     table.add_row("parameters", f"{record.parameters.get('total', 0):,}")
     table.add_row("training", f"{record.train_seconds:.0f} s, {record.tokens_per_second:,.0f} tokens/s")
     table.add_row("training FLOPs", f"{record.compute.get('train_flops', 0):.3g}")
-    if "autoencoder_train_flops" in record.compute:
-        table.add_row("autoencoder's FLOPs", f"{record.compute['autoencoder_train_flops']:.3g}")
     table.add_row("inference FLOPs/token", f"{record.compute.get('infer_flops_per_token', 0):.3g}")
+    _add_autoencoder(table, run_dir)
     for diagnostic in record.diagnostics:
         table.add_row(diagnostic.code, diagnostic.message)
     table.add_row("folder", str(run_dir))
     console.print(table)
+
+
+def _add_autoencoder(table: Table, run_dir: Path) -> None:
+    from workbench.records import read_autoencoder_report
+
+    report = read_autoencoder_report(run_dir)
+    if report is None:
+        return
+    accuracy = ", ".join(f"{p.accuracy:.2%} ({p.noise:g})" for p in report.noise_accuracy)
+    table.add_row("autoencoder", f"{report.train_seconds:.0f} s, {report.train_flops:.3g} FLOPs, apart")
+    table.add_row("held-out accuracy (noise)", f"{accuracy}; posterior samples {report.posterior_accuracy:.2%}")
+    table.add_row("latent dimensions", f"{report.latent_dim}, {report.num_collapsed} collapsed")
 
 
 def _print_scores(console: Console, title: str, evaluation: Evaluation, floors: dict[str, list[float]]) -> None:

@@ -137,6 +137,21 @@ def test_verdict_with_and_without_baselines(tmp_path: Path) -> None:
     assert four.to_baseline.value == pytest.approx(-5.0)
 
 
+def test_noise_measured_on_baselines_only_is_said(tmp_path: Path) -> None:
+    table = study(tmp_path, {}, {"kind": "baseline"}, {"kind": "baseline", "seed": 1})
+    comparison = compare(table)
+    assert comparison.noise_kinds == ("baseline",)
+    assert "no CALM was repeated" in headline(comparison, standings(comparison, table.floors), []).caution
+
+
+def test_a_budget_in_tokens_is_not_called_equal_compute(tmp_path: Path) -> None:
+    budget = {"train.train_flops": None, "train.train_tokens": 1_000_000}
+    table = study(tmp_path, {"overrides": budget}, {"kind": "baseline", "brierlm": 9.0, "overrides": budget})
+    comparison = compare(table)
+    words = " ".join(headline(comparison, standings(comparison, table.floors), []).lead)
+    assert "at 1,000,000 training tokens, which is not equal compute" in words
+
+
 def test_close_runs_are_not_told_apart(tmp_path: Path) -> None:
     table = study(tmp_path, {"chunk_size": 1, "brierlm": 3.9}, {"chunk_size": 4, "brierlm": 4.0})
     comparison = compare(table)

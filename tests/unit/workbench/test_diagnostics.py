@@ -1,0 +1,114 @@
+"""Each sign of METHOD section 8 is found where it is and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from workbench.diagnostics import diagnose_autoencoder, diagnose_evaluation, identical_draws, not_finite
+from workbench.records import AutoencoderReport, Brier, Evaluation, Floor, NoisePoint
+
+FLOORS = {
+    "unigram": Floor(brier=[5, 0.5, 0.1, 0.05], brierlm=0.2),
+    "bigram": Floor(brier=[15, 2, 0.5, 0.1], brierlm=0.7),
+    "trigram": Floor(brier=[25, 9, 3, 1], brierlm=5.6),
+}
+
+
+def autoencoder(**fields: Any) -> AutoencoderReport:
+    noise = [NoisePoint(noise=s / 10, accuracy=1 - 0.0005 * s) for s in range(6)]
+    healthy = {
+        "hash": "h", "chunk_size": 4, "latent_dim": 3, "kl_floor": 0.5, "token_accuracy": 0.9999,
+        "posterior_accuracy": 0.999, "noise_accuracy": noise, "kl_per_dim": [2.0, 1.5, 1.0],
+        "std_per_dim": [0.2, 0.2, 0.3], "num_collapsed": 0, "train_flops": 1.0, "train_seconds": 1.0,
+        "num_chunks": 10,
+    }  # fmt: skip
+    return AutoencoderReport.model_validate({**healthy, **fields})
+
+
+def evaluation(**fields: Any) -> Evaluation:
+    brier = {
+        "brier": [27.0, 10.0, 5.0, 2.0], "brier_se": [0.5, 0.4, 0.3, 0.2], "brierlm": 7.2, "brierlm_se": 0.3,
+        "num_positions": 100, "num_clusters": 10, "score": 7.2,
+    }  # fmt: skip
+    brier.update({name: fields.pop(name) for name in list(fields) if name in brier})
+    healthy = {
+        "step": 1, "tokens": 1, "train_flops": 1.0, "phase": "constant", "fingerprint": "f",
+        "brier": Brier.model_validate(brier), "energy_loss": 4.0, "energy_loss_shuffled": 4.5,
+        "energy_loss_gain_se": 0.01,
+    }  # fmt: skip
+    return Evaluation.model_validate({**healthy, **fields})
+
+
+def codes(found: list[Any]) -> list[str]:
+    return [diagnostic.code for diagnostic in found]
+
+
+def test_healthy_runs_have_none() -> None:
+    assert diagnose_autoencoder(autoencoder()) == []
+    assert diagnose_evaluation(evaluation(), FLOORS) == []
+    baseline = evaluation(energy_loss=None, energy_loss_shuffled=None, energy_loss_gain_se=None)
+    assert diagnose_evaluation(baseline, FLOORS) == []
+
+
+def test_collapse() -> None:
+    (found,) = diagnose_autoencoder(autoencoder(num_collapsed=2))
+    assert found.code == "collapse"
+    assert "2 of 3" in found.message
+    assert "kl_floor" in found.message
+
+
+def test_poor_reconstruction() -> None:
+    (found,) = diagnose_autoencoder(autoencoder(token_accuracy=0.95))
+    assert found.code == "reconstruction"
+    assert "95.00%" in found.message
+
+
+def test_brittle_decoder() -> None:
+    noise = [NoisePoint(noise=0.0, accuracy=0.9999), NoisePoint(noise=0.1 * 3, accuracy=0.9)]
+    (found,) = diagnose_autoencoder(autoencoder(noise_accuracy=noise))
+    assert found.code == "brittle_decoder"
+    assert "90.00%" in found.message
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"brierlm": 0.0, "brierlm_se": 0.1, "brier": [9.0, 1.0, 0.5, -0.1]},
+        {"brierlm": 6.0, "brierlm_se": 3.1},
+        {"brier": [27.0, 10.0, 5.0, 0.39]},
+    ],
+)
+def test_brierlm_that_cannot_be_told_from_zero(fields: dict[str, Any]) -> None:
+    found = diagnose_evaluation(evaluation(**fields), {})
+    assert codes(found) == ["brierlm_zero"]
+
+
+def test_the_order_that_is_lost_is_named() -> None:
+    (found,) = diagnose_evaluation(evaluation(brier=[27.0, 10.0, 5.0, 0.3]), {})
+    assert "Brier-4 0.30 ± 0.20" in found.message
+    assert "Brier-3" not in found.message
+
+
+@pytest.mark.parametrize(("brierlm", "table"), [(5.6, "trigram"), (1.0, "trigram"), (0.0, "trigram")])
+def test_below_a_floor(brierlm: float, table: str) -> None:
+    found = diagnose_evaluation(evaluation(brierlm=brierlm, brierlm_se=0.001), FLOORS)
+    (below,) = [f for f in found if f.code == "below_floor"]
+    assert table in below.message
+    assert "5.60" in below.message
+
+
+def test_above_the_bigram_table_only() -> None:
+    found = diagnose_evaluation(evaluation(brierlm=0.65, brierlm_se=0.01), {k: FLOORS[k] for k in ("unigram",)})
+    assert codes(found) == []
+
+
+@pytest.mark.parametrize("shuffled", [4.0, 4.019, 3.5])
+def test_a_head_that_ignores_its_context(shuffled: float) -> None:
+    assert codes(diagnose_evaluation(evaluation(energy_loss_shuffled=shuffled), {})) == ["ignores_context"]
+
+
+def test_the_others_say_why() -> None:
+    assert "loss nan at step 3" in not_finite("loss nan at step 3").message
+    assert identical_draws().code == "identical_draws"
