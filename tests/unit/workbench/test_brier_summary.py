@@ -94,9 +94,9 @@ def test_ignoring_clusters_would_not_cover() -> None:
 
 def test_the_geometric_mean_is_taken_once() -> None:
     """Taken per batch and averaged it is off by far more than the error, as batches' orders fall below 0."""
-    values = estimates(np.random.default_rng(6), 400, means=np.array([0.2, 0.02, 0.01, 0.005]))
-    once = summarise(values, np.arange(400))
-    per_batch = np.mean([summarise(part, np.arange(4)).brierlm for part in np.split(values, 100)])
+    values = estimates(np.random.default_rng(6), 2000, means=np.array([0.2, 0.02, 0.01, 0.005]))
+    once = summarise(values, np.arange(2000))
+    per_batch = np.mean([summarise(part, np.arange(4)).brierlm for part in np.split(values, 500)])
     assert once.brierlm == pytest.approx(100 * np.prod(values.mean((0, 1))) ** 0.25)
     assert abs(per_batch - once.brierlm) > 3 * once.brierlm_se
 

@@ -19,7 +19,9 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=rng(seed))
 
 
-def case(num_samples: int = 4, num: int = 7, num_targets: int = 9, dim: int = 5) -> tuple[Tensor, Posterior, Tensor]:
+def case(
+    num_samples: int = 4, num: int = 7, num_targets: int = 9, dim: int = 5
+) -> tuple[Tensor, Posterior, Tensor]:
     target = Posterior(random(num, dim, seed=1), 0.5 * random(num, dim, seed=2) - 1)
     return random(num_samples, num, dim), target, random(num_targets, dim, seed=3)
 

@@ -21,7 +21,7 @@ from workbench.energy_score import energy_loss
 from workbench.sampling import generate
 
 LLAMA3_VOCAB = 128_256
-TOLERANCE = 0.02
+TOLERANCE = 1e-9
 
 
 def counted(work: Callable[[], Any]) -> float:

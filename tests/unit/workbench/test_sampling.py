@@ -68,7 +68,9 @@ def test_the_cache_changes_nothing(kind: str) -> None:
 
 
 def test_predicted_and_reencoded_feedback_differ() -> None:
-    made = [generate(build(k), prompt(), num_texts=3, num_tokens=40, rng=rng(1)) for k in ("both", "both, predicted")]
+    made = [
+        generate(build(k), prompt(), num_texts=3, num_tokens=40, rng=rng(1)) for k in ("both", "both, predicted")
+    ]
     assert torch.equal(made[0][:, :4], made[1][:, :4])
     assert not torch.equal(made[0], made[1])
 
@@ -93,7 +95,9 @@ def test_a_prompt_is_filled_up_in_front_with_end_tokens(length: int, filled: int
 
 def test_an_empty_prompt_of_the_baseline_is_one_end_token() -> None:
     model = build("baseline")
-    first, second = (generate(model, p, num_texts=2, num_tokens=5, rng=rng()) for p in (prompt(0), np.array([END_ID])))
+    first, second = (
+        generate(model, p, num_texts=2, num_tokens=5, rng=rng()) for p in (prompt(0), np.array([END_ID]))
+    )
     assert torch.equal(first, second)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -56,7 +57,7 @@ def test_evaluations_are_log_spaced_from_the_first_to_the_end() -> None:
     points = evaluation_steps(config, 10_000, 0)
     assert len(points) == 6
     assert (points[0], points[-1]) == (500, 10_000)
-    ratios = [b / a for a, b in zip(points, points[1:], strict=False)]
+    ratios = [b / a for a, b in itertools.pairwise(points)]
     assert ratios == pytest.approx([20 ** (1 / 5)] * 5, rel=1e-2)
 
 

@@ -1,0 +1,406 @@
+"""Whole runs: repeatable, interruptible, resumable; every way to end is recorded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.suites.tiny_runs import BASELINE, leftovers, tiny_config, traces, without_times, write_text
+from workbench import checkpoint, files, records
+from workbench.errors import DataError, RunError
+from workbench.home import Home
+from workbench.records import Evaluation
+from workbench.runner import Identity, StopRun, execute, find_run, load_run
+from workbench.train import Trainer
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the text, the caches, and a run that nothing disturbed: ``runs/whole``."""
+    folder = tmp_path_factory.mktemp("whole")
+    config, home = tiny_config(folder)
+    execute(config, home.root / "whole", home=home)
+    return folder
+
+
+class TestWholeRun:
+    def test_record_and_folder(self, whole: Path) -> None:
+        config, home = tiny_config(whole)
+        run_dir = home.root / "whole"
+        record = records.read_record(run_dir)
+        assert record.status == "completed"
+        assert (record.step, record.num_steps, record.tokens) == (24, 24, 24 * 128)
+        assert record.config_hash == config.hash()
+        assert record.kind == "calm"
+        assert record.head == "energy"
+        assert set(record.floors) == {"unigram", "bigram", "trigram"}
+        assert record.compute["train_flops"] > 0
+        assert record.compute["train_flops_published"] > 0
+        assert record.parameters["total"] > 0
+        evaluations = records.read_evaluations(run_dir)
+        assert [e.step for e in evaluations][-1] == 24
+        assert len(evaluations) == 3
+        assert record.final == evaluations[-1]
+        assert all(e.fingerprint == record.eval_fingerprint for e in evaluations)
+        assert [p.step for p in records.read_train_points(run_dir)] == list(range(1, 25))
+        values = np.load(run_dir / "brier_positions.npy")
+        np.testing.assert_allclose(100 * values.mean((0, 1)), record.final.brier.brier, rtol=1e-5)
+        assert records.read_autoencoder_report(run_dir) is not None
+        assert leftovers(run_dir) == []
+        assert not (run_dir / "checkpoint" / "optimizer.safetensors").exists(), "only needed to go on"
+
+    def test_same_configuration_and_seed_give_the_same_bits(self, whole: Path, tmp_path: Path) -> None:
+        """From nothing: corpus, autoencoder and model are all made again."""
+        config, home = tiny_config(tmp_path, {"data.corpus": f"text:{whole / 'text.txt'}"})
+        execute(config, home.root / "again", home=home)
+        assert traces(home.root / "again") == traces(whole / "runs" / "whole")
+
+    def test_another_seed_gives_another_run(self, whole: Path) -> None:
+        config, home = tiny_config(whole, {"seed": 1})
+        execute(config, home.root / "seed", home=home)
+        first, second = traces(home.root / "seed"), traces(home.root / "whole")
+        assert first["metrics"][0]["loss"] != second["metrics"][0]["loss"]
+
+    def test_a_completed_run_is_returned_at_once(self, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        config, home = tiny_config(whole)
+        monkeypatch.setattr("workbench.runner.prepare", None)
+        record = execute(config, home.root / "whole", home=home)
+        assert record == records.read_record(home.root / "whole")
+
+    def test_another_configuration_in_the_folder_is_refused(self, whole: Path) -> None:
+        config, home = tiny_config(whole, {"optim.lr": 1e-3})
+        before = without_times(records.read_record(home.root / "whole").model_dump())
+        with pytest.raises(RunError, match="holds a run of another configuration"):
+            execute(config, home.root / "whole", home=home)
+        assert without_times(records.read_record(home.root / "whole").model_dump()) == before
+
+    def test_loads_to_the_same_scores(self, whole: Path) -> None:
+        from workbench.evaluate import brier_values, evaluation_grid
+
+        _, home = tiny_config(whole)
+        config, record, model, corpus = load_run(home.root / "whole", home)
+        values, _ = brier_values(model, config.eval, evaluation_grid(config.eval, corpus))
+        np.testing.assert_array_equal(values, np.load(home.root / "whole" / "brier_positions.npy"))
+        assert record.status == "completed"
+
+
+class Interrupted:
+    """Interrupts the first time it is called with ``when(...)`` true."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.done = step, False
+
+    def __call__(self, evaluation: Evaluation) -> None:
+        if evaluation.step >= self.step and not self.done:
+            self.done = True
+            raise KeyboardInterrupt
+
+
+def resume_and_compare(whole: Path, run_dir: Path, home: Home) -> None:
+    config, _ = tiny_config(whole)
+    assert records.read_record(run_dir).status == "interrupted"
+    assert leftovers(run_dir) == []
+    record = execute(config, run_dir, home=home)
+    assert record.status == "completed"
+    assert traces(run_dir) == traces(whole / "runs" / "whole")
+    steps = [p.step for p in records.read_train_points(run_dir)]
+    assert steps == sorted(set(steps))
+
+
+class TestInterruption:
+    def test_at_an_evaluation(self, whole: Path) -> None:
+        config, home = tiny_config(whole)
+        run_dir = home.root / "at-evaluation"
+        seen: list[int] = []
+        with pytest.raises(KeyboardInterrupt):
+            execute(config, run_dir, home=home, on_evaluation=Interrupted(8))
+        assert checkpoint.find(run_dir / "checkpoint") is not None
+        kept = files.read_json(run_dir / "checkpoint" / "state.json")["step"]
+        assert kept == records.read_evaluations(run_dir)[-1].step, "nothing was lost"
+        resume_and_compare(whole, run_dir, home)
+        assert seen == []
+
+    @pytest.mark.parametrize("place", ["before", "during", "after"])
+    def test_at_any_moment_of_a_step(self, whole: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Also between the update of one group of weights and the next, or before the position is counted."""
+        config, home = tiny_config(whole)
+        run_dir = home.root / f"{place}-step"
+        step = torch.optim.AdamW.step
+        count = 0
+
+        def interrupted(self: torch.optim.AdamW, closure: Any = None) -> Any:
+            nonlocal count
+            count += 1
+            if count != 14:
+                return step(self)
+            if place == "during":
+                groups, self.param_groups = self.param_groups, self.param_groups[:1]
+                step(self)
+                self.param_groups = groups
+            elif place == "after":
+                step(self)
+            raise KeyboardInterrupt
+
+        # a checkpoint lies at the first evaluation, step 7
+        with monkeypatch.context() as patch:
+            patch.setattr("workbench.train.Trainer._step", _patched_step(interrupted, place))
+            with pytest.raises(KeyboardInterrupt):
+                execute(config, run_dir, home=home)
+        kept = files.read_json(run_dir / "checkpoint" / "state.json")["step"]
+        assert kept == (13 if place == "before" else 7)
+        resume_and_compare(whole, run_dir, home)
+
+    @pytest.mark.parametrize("call", [1, 2, 3])
+    def test_in_the_middle_of_an_evaluation(self, whole: Path, call: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The evaluation must be made after resuming; the last one too."""
+        import workbench.runner as runner
+
+        config, home = tiny_config(whole)
+        run_dir = home.root / f"in-evaluation-{call}"
+        real, count = runner.evaluate, 0
+
+        def interrupted(*args: Any, **named: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == call:
+                raise KeyboardInterrupt
+            return real(*args, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(runner, "evaluate", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                execute(config, run_dir, home=home)
+        resume_and_compare(whole, run_dir, home)
+
+    def test_while_finishing(self, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """After the last step, when the checkpoint shrinks to the weights: the run is finished already."""
+        config, home = tiny_config(whole)
+        run_dir = home.root / "finishing"
+        save = Trainer.save
+
+        def interrupted(self: Trainer, *, finished: bool = False) -> None:
+            save(self, finished=finished)
+            if finished:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "save", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                execute(config, run_dir, home=home)
+        assert records.read_record(run_dir).status == "completed"
+        assert execute(config, run_dir, home=home).status == "completed"
+        assert traces(run_dir) == traces(home.root / "whole")
+
+    def test_twice(self, whole: Path) -> None:
+        config, home = tiny_config(whole)
+        run_dir = home.root / "twice"
+        for step in (7, 12):
+            with pytest.raises(KeyboardInterrupt):
+                execute(config, run_dir, home=home, on_evaluation=Interrupted(step))
+        resume_and_compare(whole, run_dir, home)
+
+    def test_rows_after_the_checkpoint_are_dropped(self, whole: Path) -> None:
+        """A crash leaves points, an evaluation and a torn line that the checkpoint knows nothing of."""
+        config, home = tiny_config(whole)
+        run_dir = home.root / "crashed"
+        with pytest.raises(KeyboardInterrupt):
+            execute(config, run_dir, home=home, on_evaluation=Interrupted(7))
+        point = records.read_train_points(run_dir)[-1]
+        for step in (8, 9):
+            files.append_json_line(run_dir / "metrics.jsonl", {**point.model_dump(), "step": step, "loss": 99.0})
+        evaluation = records.read_evaluations(run_dir)[-1].model_dump()
+        files.append_json_line(run_dir / "evaluations.jsonl", {**evaluation, "step": 9})
+        with open(run_dir / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write('{"step": 10, "lo')
+        resume_and_compare(whole, run_dir, home)
+
+
+def _patched_step(optimizer_step: Any, place: str) -> Any:
+    real = Trainer._step
+
+    def step(self: Trainer, tokens: torch.Tensor, number: int) -> Any:
+        if place == "before" and number == 13:
+            raise KeyboardInterrupt
+        if place != "before":
+            self.optimizer.step = optimizer_step.__get__(self.optimizer)  # type: ignore[method-assign]
+        return real(self, tokens, number)
+
+    return step
+
+
+class TestOtherEnds:
+    def test_stopped_by_the_caller(self, whole: Path) -> None:
+        config, home = tiny_config(whole)
+
+        def stop(evaluation: Evaluation) -> None:
+            raise StopRun("not among the best")
+
+        record = execute(config, home.root / "pruned", home=home, on_evaluation=stop)
+        assert (record.status, record.reason) == ("pruned", "not among the best")
+        assert record.final is not None
+        assert record.step == record.final.step == 7
+        assert len(records.read_evaluations(home.root / "pruned")) == 1
+        _, _, model, _ = load_run(home.root / "pruned", home)
+        assert model.network is not None
+        assert execute(config, home.root / "pruned", home=home).status == "pruned", "it stays so"
+
+    def test_a_loss_that_is_not_finite(self, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from workbench.model import Calm
+
+        config, home = tiny_config(whole)
+        run_dir = home.root / "nan"
+        loss, count = Calm.training_loss, 0
+
+        def broken(self: Calm, tokens: torch.Tensor, *, rng: torch.Generator) -> torch.Tensor:
+            nonlocal count
+            count += 1
+            value = loss(self, tokens, rng=rng)
+            return value * float("nan") if count == 11 else value
+
+        monkeypatch.setattr(Calm, "training_loss", broken)
+        record = execute(config, run_dir, home=home)
+        assert record.status == "not_finite"
+        assert "at step 11" in record.reason
+        assert "not_finite" in [d.code for d in record.diagnostics]
+        assert record == records.read_record(run_dir)
+        assert leftovers(run_dir) == []
+        assert files.read_json(run_dir / "checkpoint" / "state.json")["step"] == 7
+        _, _, model, _ = load_run(run_dir, home)
+        assert all(torch.isfinite(p).all() for p in model.network.parameters())
+        assert all(np.isfinite(p.loss) for p in records.read_train_points(run_dir))
+
+    def test_an_autoencoder_whose_loss_is_not_finite(
+        self, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from workbench.autoencoder import Autoencoder
+
+        config, home = tiny_config(tmp_path)
+        loss = Autoencoder.loss
+        monkeypatch.setattr(Autoencoder, "loss", lambda self, x, *, rng: loss(self, x, rng=rng) * float("nan"))
+        record = execute(config, home.root / "nan", home=home)
+        assert record.status == "not_finite"
+        assert "autoencoder" in record.reason
+        assert list((home.cache / "autoencoders").glob("[!.]*")) == []
+
+    def test_a_failure_is_recorded_and_raised(self, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        config, home = tiny_config(whole)
+        run_dir = home.root / "failed"
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_step", lambda *args: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                execute(config, run_dir, home=home)
+        record = records.read_record(run_dir)
+        assert (record.status, record.reason) == ("failed", "ZeroDivisionError: division by zero")
+        assert record.finished is not None
+        assert execute(config, run_dir, home=home).status == "completed", "a second attempt is allowed"
+        assert traces(run_dir) == traces(home.root / "whole")
+
+    def test_a_split_that_is_too_short_fails_before_training(self, whole: Path) -> None:
+        config, home = tiny_config(whole, {"eval.num_windows": 5000})
+        with pytest.raises(DataError, match="set eval.num_windows to at most"):
+            execute(config, home.root / "short", home=home)
+        assert records.read_record(home.root / "short").status == "failed"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"model.input_mode": "latent"},
+        {"model.input_mode": "both", "model.latent_feedback": "predicted"},
+        {"model.chunk_size": 8},
+        {"model.chunk_size": 1},
+        {"data.tokenizer.kind": "bpe", "data.tokenizer.vocab_size": 280},
+        {"runtime.dtype": "bfloat16", "runtime.autoencoder_dtype": "bfloat16"},
+        {"train.train_tokens": None, "train.train_flops": 3e8, "optim.decay_fraction": 0.5},
+    ],
+    ids=lambda o: ",".join(f"{k.split('.')[-1]}={v}" for k, v in o.items()),
+)
+def test_variants_run(whole: Path, overrides: dict[str, Any], request: pytest.FixtureRequest) -> None:
+    config, home = tiny_config(whole, overrides)
+    run_dir = home.root / f"variant-{config.hash()}"
+    record = execute(config, run_dir, home=home)
+    assert record.status == "completed"
+    assert record.final is not None
+    expected = "decayed" if config.optim.decay_fraction else "constant"
+    assert record.final.phase == expected
+    losses = [p.loss for p in records.read_train_points(run_dir)]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_a_baseline_runs(whole: Path) -> None:
+    config, home = tiny_config(whole, **BASELINE)
+    record = execute(config, home.root / "baseline", home=home, identity=Identity(role="baseline", name="b"))
+    assert record.status == "completed"
+    assert (record.kind, record.head, record.role, record.name) == ("baseline", None, "baseline", "b")
+    assert record.final is not None
+    assert record.final.cross_entropy is not None
+    assert record.final.cross_entropy < np.log(258)
+    calm = records.read_record(home.root / "whole")
+    assert record.eval_fingerprint == calm.eval_fingerprint, "both are scored at the same positions"
+    assert not (home.root / "baseline" / "autoencoder.json").exists()
+    assert find_run("b", home) == home.root / "baseline"
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {root!r})
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from tests.suites.tiny_runs import tiny_config
+from workbench.runner import execute
+config, home = tiny_config(Path({folder!r}), {{"train.checkpoint_every_seconds": 0.02, "train.train_tokens": 51200}})
+execute(config, home.root / "killed", home=home)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [30, 90])
+def test_a_killed_process_is_resumed_exactly(whole: Path, rows: int) -> None:
+    """SIGKILL at an arbitrary moment of a real process."""
+    overrides = {"train.checkpoint_every_seconds": 0.02, "train.train_tokens": 51200}
+    config, home = tiny_config(whole, overrides)
+    if not (home.root / "undisturbed").exists():
+        execute(config, home.root / "undisturbed", home=home)
+    run_dir = home.root / "killed"
+    shutil.rmtree(run_dir, ignore_errors=True)
+    root = str(Path(__file__).resolve().parents[2])
+    script = SCRIPT.format(root=root, folder=str(whole))
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while len(files.read_json_lines(run_dir / "metrics.jsonl")) < rows:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert records.read_record(run_dir).status == "running"
+    assert checkpoint.find(run_dir / "checkpoint") is not None
+    record = execute(config, run_dir, home=home)
+    assert record.status == "completed"
+    assert traces(run_dir) == traces(home.root / "undisturbed")
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_corpus_and_one_autoencoder(tmp_path: Path) -> None:
+    write_text(tmp_path / "text.txt")
+    root = str(Path(__file__).resolve().parents[2])
+    processes = []
+    for name in ("killed", "other"):
+        script = SCRIPT.format(root=root, folder=str(tmp_path)).replace('"killed"', repr(name))
+        script = script.replace("51200", "1280")
+        processes.append(subprocess.Popen([sys.executable, "-c", script]))
+    assert [p.wait(timeout=120) for p in processes] == [0, 0]
+    home = tmp_path / "runs"
+    assert traces(home / "killed") == traces(home / "other")
+    assert len(list((home / ".cache" / "autoencoders").glob("[!.]*"))) == 1
