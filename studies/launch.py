@@ -5,6 +5,7 @@ The launcher looks at the storage once a second; it trains nothing itself.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -42,18 +43,21 @@ def run(options: Options, home: Home, display: Display) -> Result:
     """Launch or resume, and stay until the study is finished or interrupted.
 
     Raises StudyError, ConfigError, TrackingError; also where a trial met a mistake of the user."""
-    launch, stored = prepare(options, home)
-    display.name = launch.name
-    if plan.is_finished(launch.spec, launch.search, launch.cells):
-        if not (launch.folder / progress.SUMMARY).exists():
-            progress.write_summary(launch)
-        return Result(launch, progress.snapshot(launch), already_finished=True)
-    uri = options.tracking_uri or (stored or {}).get("tracking_uri")
-    tracker = open_tracker(uri, experiment=launch.name, home=home)
-    try:
+    with contextlib.ExitStack() as stack:
+
+        def connect(name: str, uri: str | None) -> Tracker:
+            return stack.enter_context(contextlib.closing(open_tracker(uri, experiment=name, home=home)))
+
+        opened: list[Tracker] = []  # a tracking server that does not answer must leave no launch behind
+        launch, stored = prepare(options, home, lambda name: opened.append(connect(name, options.tracking_uri)))
+        display.name = launch.name
+        if plan.is_finished(launch.spec, launch.search, launch.cells):
+            if not (launch.folder / progress.SUMMARY).exists():
+                progress.write_summary(launch)
+            return Result(launch, progress.snapshot(launch), already_finished=True)
+        uri = options.tracking_uri or (stored or {}).get("tracking_uri")
+        tracker = opened[0] if opened else connect(launch.name, uri)
         return _run(launch, replace(options, tracking_uri=uri), tracker, display)
-    finally:
-        tracker.close()
 
 
 def _run(launch: Launch, options: Options, tracker: Tracker, display: Display) -> Result:

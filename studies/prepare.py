@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import optuna
 
 from studies import find_studies, storage
 from studies.objective import DEFAULT_RUNNER
@@ -44,9 +46,12 @@ class Options:
     execute: str = DEFAULT_RUNNER
 
 
-def prepare(options: Options, home: Home) -> tuple[Launch, dict[str, Any] | None]:
+def prepare(
+    options: Options, home: Home, before_create: Callable[[str], None] = lambda name: None
+) -> tuple[Launch, dict[str, Any] | None]:
     """The launch to run, created if it is new, and what its study.json said before.
 
+    ``before_create`` is called with the name of a new launch once everything else has been found in order.
     Raises StudyError and ConfigError; nothing is created then."""
     for what, value in (("--workers", options.workers), ("--trials", options.trials), ("--seeds", options.seeds)):
         if value is not None and value < 1:
@@ -59,7 +64,17 @@ def prepare(options: Options, home: Home) -> tuple[Launch, dict[str, Any] | None
     url = _url(options.storage, home, stored_file, name)
     heartbeat = asked.heartbeat if asked else _heartbeat(stored_file)
     with files.locked(home.root / ".launch.lock"):
-        return _create_or_continue(options, home, name, asked, stored_file, url, heartbeat), stored_file
+        database = storage.open_storage(url, home, heartbeat)
+        if storage.load(name, database) is not None:
+            return _continue(options, home, name, asked, url, database), stored_file
+        if asked is None or stored_file is not None:
+            raise StudyError(
+                f"storage {storage.masked(url)} does not know the launch {name} (folder {home.study(name)}); "
+                "give the --storage it was started with, or move its folder away, or choose another --name"
+            )
+        before_create(name)
+        search, cells = storage.create(asked, database)
+        return Launch(home, url, asked, search, cells), None
 
 
 def _asked(options: Options) -> StudySpec | None:
@@ -79,25 +94,17 @@ def _asked(options: Options) -> StudySpec | None:
     )
 
 
-def _create_or_continue(
+def _continue(
     options: Options,
     home: Home,
     name: str,
     asked: StudySpec | None,
-    stored_file: Mapping[str, Any] | None,
     url: str,
-    heartbeat: HeartbeatSpec,
+    database: optuna.storages.RDBStorage,
 ) -> Launch:
-    database = storage.open_storage(url, home, heartbeat)
+    """An existing launch, with more trials where they were asked for."""
     loaded = storage.load(name, database)
-    if loaded is None:
-        if asked is None or stored_file is not None:
-            raise StudyError(
-                f"storage {storage.masked(url)} does not know the launch {name} (folder {home.study(name)}); "
-                "give the --storage it was started with, or move its folder away, or choose another --name"
-            )
-        search, cells = storage.create(asked, database)
-        return Launch(home, url, asked, search, cells)
+    assert loaded is not None
     search, cells = loaded
     stored = storage.stored_spec(search)
     if asked is None:

@@ -51,17 +51,21 @@ class Stop:
 def work(worker: Worker, stop: Stop) -> None:
     """Run trials until nothing is left, ``stop`` says so, or the launch was ended for an error.
 
-    Raises UserError where a trial met one: the launch's ``abort`` then holds the message."""
-    while not stop():
-        launch = worker.launch = replace(worker.launch, spec=storage.stored_spec(worker.launch.search))
-        if launch.search.user_attrs.get("abort"):
-            return
-        step = take(worker)
-        if step == "done":
-            return
-        if step == "wait":
-            time.sleep(POLL_SECONDS)
-        abort_if_hopeless(worker)
+    Raises UserError where a trial met one, or all fail: the launch's ``abort`` then holds the message."""
+    try:
+        while not stop():
+            launch = worker.launch = replace(worker.launch, spec=storage.stored_spec(worker.launch.search))
+            if launch.search.user_attrs.get("abort"):
+                return
+            step = take(worker)
+            if step == "done":
+                return
+            if step == "wait":
+                time.sleep(POLL_SECONDS)
+            stop_if_hopeless(worker)
+    except UserError as error:
+        abort(worker.launch, error)
+        raise
 
 
 def take(worker: Worker) -> plan.Step:
@@ -106,7 +110,6 @@ def run_trial(worker: Worker, step: plan.Step, claimed: Any) -> None:
             storage.requeue(study, number)
         worker.interrupted.clear()
     if worker.error is not None:
-        abort(launch, str(worker.error))
         raise worker.error
 
 
@@ -116,12 +119,13 @@ def _last_failed(study: optuna.Study, worker: Worker) -> list[int]:
     return [mine[-1].number] if mine and mine[-1].state == TrialState.FAIL else []
 
 
-def abort(launch: Launch, message: str) -> None:
-    launch.search.set_user_attr("abort", message)
+def abort(launch: Launch, error: UserError) -> None:
+    """End the launch: every worker stops, and the launcher shows the message."""
+    launch.search.set_user_attr("abort", str(error))
 
 
-def abort_if_hopeless(worker: Worker) -> None:
-    """End the launch when the last trials all failed with one and the same error."""
+def stop_if_hopeless(worker: Worker) -> None:
+    """Raises StudyError when the last trials all failed with one and the same error."""
     launch = worker.launch
     trials = [*launch.search.get_trials(deepcopy=False), *launch.cells.get_trials(deepcopy=False)]
     reason = repeated_failure(trials, launch.search.user_attrs.get("session", 0.0))
@@ -131,7 +135,6 @@ def abort_if_hopeless(worker: Worker) -> None:
             f"details: {launch.folder / 'logs'}; when it is mended: calm study retry {launch.name}, then "
             f"calm study run {launch.name}"
         )
-        abort(launch, message)
         raise StudyError(message)
 
 
@@ -162,6 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     stop = Stop(parent=args.parent)
+    launch = None
     try:
         launch = open_launch(args.home, args.launch, args.storage)
         tracker = open_tracker(args.tracking_uri, experiment=launch.name, home=launch.home)
@@ -181,6 +185,8 @@ def main(arguments: list[str] | None = None) -> int:
         finally:
             tracker.close()
     except UserError as error:
+        if launch is not None:
+            abort(launch, error)
         print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_USER
     except KeyboardInterrupt:

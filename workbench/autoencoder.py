@@ -16,6 +16,8 @@ from workbench.posterior import Posterior, clipped_kl
 
 PAD_ID = 0
 """Dropped tokens are replaced by this id, which never occurs in text."""
+DECODE_AT_ONCE = 2**23
+"""Logits (vectors x K x V) that decoding holds at a time: 32 MB, whatever the vocabulary."""
 
 
 class Autoencoder(nn.Module):
@@ -58,7 +60,10 @@ class Autoencoder(nn.Module):
 
     def decode(self, latents: Float[Tensor, "*batch l"]) -> Int[Tensor, "*batch k"]:
         """The most likely token at each position; never PAD_ID."""
-        return self.logits(latents)[..., 1:].argmax(-1) + 1
+        flat = latents.flatten(0, -2)
+        at_once = max(1, DECODE_AT_ONCE // (self.chunk_size * self.vocab_size))
+        tokens = torch.cat([self.logits(part)[..., 1:].argmax(-1) + 1 for part in flat.split(at_once)])
+        return tokens.view(*latents.shape[:-1], self.chunk_size)
 
     def loss(self, chunks: Int[Tensor, "n k"], *, rng: torch.Generator) -> Float[Tensor, ""]:
         """K * cross-entropy per token + beta * sum_i max(lambda_KL, KL_i), with token dropout before the

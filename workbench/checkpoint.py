@@ -30,9 +30,18 @@ def save(folder: Path, network: nn.Module, state: dict[str, Any], optimizer: tor
         if optimizer is not None:
             save_file(_optimizer_tensors(optimizer), temporary / OPTIMIZER)
         files.write_json(temporary / STATE, state)
+        for path in temporary.iterdir():
+            _to_disk(path)
         _replace(temporary, folder)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for unfinished in folder.parent.glob(f".{folder.name}.*"):  # of a killed process, too
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _to_disk(path: Path) -> None:
+    """A rename may otherwise reach the disk before the content does."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def _replace(new: Path, folder: Path) -> None:

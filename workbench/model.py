@@ -25,9 +25,6 @@ from workbench.language_model import (
 )
 from workbench.layers import LayerNorm, generator, initialise
 
-DECODE_AT_ONCE = 8192
-"""Latent vectors decoded in one go: bounds the memory of the logits (n x K x V)."""
-
 
 class ChunkCompression(nn.Module):
     """Embeddings of K tokens to one vector: Linear(K*D -> 2D), SiLU, Linear(2D -> D), LayerNorm."""
@@ -141,10 +138,8 @@ class Calm(LanguageModel, SampledModel):
     ) -> tuple[Int[Tensor, "s *batch k"], Float[Tensor, "s *batch l"]]:
         """Draws from the head and their decoded tokens."""
         latents = self.network.head.sample(hidden.flatten(0, -2), num_samples=num_samples, rng=rng)
-        flat = latents.flatten(0, 1)
-        tokens = torch.cat([self.autoencoder.decode(part) for part in flat.split(DECODE_AT_ONCE)])
-        shape = (num_samples, *hidden.shape[:-1])
-        return tokens.view(*shape, self.chunk_size), latents.view(*shape, -1)
+        latents = latents.view(num_samples, *hidden.shape[:-1], -1)
+        return self.autoencoder.decode(latents), latents
 
     def feedback(self, chunks: Int[Tensor, "*batch k"]) -> Float[Tensor, "*batch l"] | None:
         """The latent input of known tokens: their posterior mean; None in input mode ``tokens``."""

@@ -121,14 +121,12 @@ class TestInterruption:
     def test_at_an_evaluation(self, whole: Path) -> None:
         config, home = tiny_config(whole)
         run_dir = home.root / "at-evaluation"
-        seen: list[int] = []
         with pytest.raises(KeyboardInterrupt):
             execute(config, run_dir, home=home, on_evaluation=Interrupted(8))
         assert checkpoint.find(run_dir / "checkpoint") is not None
         kept = files.read_json(run_dir / "checkpoint" / "state.json")["step"]
         assert kept == records.read_evaluations(run_dir)[-1].step, "nothing was lost"
         resume_and_compare(whole, run_dir, home)
-        assert seen == []
 
     @pytest.mark.parametrize("place", ["before", "during", "after"])
     def test_at_any_moment_of_a_step(self, whole: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +139,7 @@ class TestInterruption:
         def interrupted(self: torch.optim.AdamW, closure: Any = None) -> Any:
             nonlocal count
             count += 1
-            if count != 14:
+            if count != 11:
                 return step(self)
             if place == "during":
                 groups, self.param_groups = self.param_groups, self.param_groups[:1]
@@ -157,7 +155,7 @@ class TestInterruption:
             with pytest.raises(KeyboardInterrupt):
                 execute(config, run_dir, home=home)
         kept = files.read_json(run_dir / "checkpoint" / "state.json")["step"]
-        assert kept == (13 if place == "before" else 7)
+        assert kept == (10 if place == "before" else 7)
         resume_and_compare(whole, run_dir, home)
 
     @pytest.mark.parametrize("call", [1, 2, 3])
@@ -229,7 +227,7 @@ def _patched_step(optimizer_step: Any, place: str) -> Any:
     real = Trainer._step
 
     def step(self: Trainer, tokens: torch.Tensor, number: int) -> Any:
-        if place == "before" and number == 13:
+        if place == "before" and number == 10:
             raise KeyboardInterrupt
         if place != "before":
             self.optimizer.step = optimizer_step.__get__(self.optimizer)  # type: ignore[method-assign]
@@ -307,7 +305,7 @@ class TestOtherEnds:
 
     def test_a_split_that_is_too_short_fails_before_training(self, whole: Path) -> None:
         config, home = tiny_config(whole, {"eval.num_windows": 5000})
-        with pytest.raises(DataError, match="set eval.num_windows to at most"):
+        with pytest.raises(DataError, match=r"set eval\.num_windows to at most"):
             execute(config, home.root / "short", home=home)
         assert records.read_record(home.root / "short").status == "failed"
 
@@ -325,7 +323,7 @@ class TestOtherEnds:
     ],
     ids=lambda o: ",".join(f"{k.split('.')[-1]}={v}" for k, v in o.items()),
 )
-def test_variants_run(whole: Path, overrides: dict[str, Any], request: pytest.FixtureRequest) -> None:
+def test_variants_run(whole: Path, overrides: dict[str, Any]) -> None:
     config, home = tiny_config(whole, overrides)
     run_dir = home.root / f"variant-{config.hash()}"
     record = execute(config, run_dir, home=home)
@@ -333,8 +331,8 @@ def test_variants_run(whole: Path, overrides: dict[str, Any], request: pytest.Fi
     assert record.final is not None
     expected = "decayed" if config.optim.decay_fraction else "constant"
     assert record.final.phase == expected
-    losses = [p.loss for p in records.read_train_points(run_dir)]
-    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    losses = [e.energy_loss or 0.0 for e in records.read_evaluations(run_dir)]
+    assert losses[-1] < losses[0]
 
 
 def test_a_baseline_runs(whole: Path) -> None:
@@ -359,7 +357,8 @@ torch.set_num_threads(1)
 from pathlib import Path
 from tests.suites.tiny_runs import tiny_config
 from workbench.runner import execute
-config, home = tiny_config(Path({folder!r}), {{"train.checkpoint_every_seconds": 0.02, "train.train_tokens": 51200}})
+overrides = {{"train.checkpoint_every_seconds": 0.02, "train.train_tokens": 51200}}
+config, home = tiny_config(Path({folder!r}), overrides)
 execute(config, home.root / "killed", home=home)
 """
 
@@ -388,6 +387,7 @@ def test_a_killed_process_is_resumed_exactly(whole: Path, rows: int) -> None:
     assert checkpoint.find(run_dir / "checkpoint") is not None
     record = execute(config, run_dir, home=home)
     assert record.status == "completed"
+    assert leftovers(run_dir) == []
     assert traces(run_dir) == traces(home.root / "undisturbed")
 
 

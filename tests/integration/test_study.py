@@ -16,14 +16,15 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from studies import launch as launching
-from studies import plan, prepare
+from studies import plan, prepare, storage
 from studies.display import Display
 from studies.prepare import Options
+from studies.spec import HeartbeatSpec
 from tests.suites.fake_runner import ATTEMPTS
 from tests.suites.study_launch import FAKE, create, steps, tiny_spec, tiny_study
 from workbench import records
 from workbench.cli.study import register
-from workbench.errors import StudyError, UserError
+from workbench.errors import StudyError, TrackingError, UserError
 from workbench.files import read_json, read_json_lines
 from workbench.home import open_home
 
@@ -83,7 +84,7 @@ def test_show_is_a_dry_run(tmp_path):
     result = invoke("study", "show", "joint", "--preset", "cpu", "--home", str(tmp_path))
     assert result.exit_code == 0
     for text in (
-        "autoencoder.kl_floor: 0.0 to 1.0",
+        "autoencoder.kl_floor:",
         "chunk_size=4",
         "baseline-d128-l4",
         "question:",
@@ -123,6 +124,19 @@ def test_status_and_retry(tmp_path, monkeypatch):
     assert "queued again: small; now: calm study run tiny-quick" in retried.output
     assert "queued: 1" in invoke("study", "status", "tiny", "--home", str(tmp_path)).output
     assert "nothing has failed" in invoke("study", "retry", "tiny", "--home", str(tmp_path)).output
+
+
+def test_a_tracking_server_that_does_not_answer_leaves_no_launch_behind(home):
+    with pytest.raises(TrackingError, match="connection refused"):
+        run(home, tracking_uri="http://127.0.0.1:9")
+    assert not (home.root / "tiny-quick").exists()
+    assert storage.load("tiny-quick", storage.open_storage(home.optuna_url, home, HeartbeatSpec())) is None
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_start_says_why(home):
+    with pytest.raises(StudyError, match=r"--execute wants module:function .*no.such:execute"):
+        run(home, execute="no.such:execute")
 
 
 @pytest.mark.slow

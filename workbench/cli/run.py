@@ -49,7 +49,7 @@ def train(
     asked = load_config(config, parse_assignments(set_ or []))
     title = name or asked.name or config.stem
     if dry_run:
-        _dry_run(asked.resolved(), as_json)
+        _dry_run(asked, home, as_json)
         return
     from rich.console import Console
 
@@ -158,12 +158,19 @@ def sample(
         print(prompt + corpus.tokenizer.decode(row))
 
 
-def _dry_run(config: RunConfig, as_json: bool) -> None:
+def _dry_run(asked: RunConfig, home: Path, as_json: bool) -> None:
     import json
 
-    from workbench.flops import describe
+    from workbench.flops import describe, vocab_size
+    from workbench.home import Home
+    from workbench.machine import resolve
+    from workbench.speed import training_flops_per_second
 
+    config = resolve(asked, Home(home.resolve()).cache)
     described = describe(config)
+    speed = training_flops_per_second(config, vocab_size(config))
+    described["training_flops_per_second"] = speed
+    described["estimated_training_seconds"] = described["train_flops"] / speed if speed else None
     if as_json:
         print(json.dumps({**described, "config": config.to_dict()}, indent=1))
         return

@@ -91,6 +91,24 @@ def test_decoding_is_argmax_and_never_yields_pad() -> None:
     assert torch.equal(decoded, logits.argmax(-1))
 
 
+def test_decoding_in_parts_changes_nothing_and_holds_few_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, latents = autoencoder(), torch.randn(3, 10, 6, generator=rng())
+    whole = network.decode(latents)
+    assert whole.shape == (3, 10, 4)
+    sizes: list[int] = []
+    original = Autoencoder.logits
+
+    def spy(self: Autoencoder, part: Tensor) -> Tensor:
+        logits = original(self, part)
+        sizes.append(logits.numel())
+        return logits
+
+    monkeypatch.setattr(Autoencoder, "logits", spy)
+    monkeypatch.setattr("workbench.autoencoder.DECODE_AT_ONCE", 7 * 4 * VOCAB)
+    assert torch.equal(network.decode(latents), whole)
+    assert sizes == [7 * 4 * VOCAB] * 4 + [2 * 4 * VOCAB]
+
+
 def test_loss_without_dropouts_is_the_formula() -> None:
     network, chunks = without_dropout(kl_weight=0.3, kl_floor=0.1), tokens(50, 4)
     posterior = network.encode(chunks)
