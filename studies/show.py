@@ -8,6 +8,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+from studies import space
 from studies.space import baseline_config, setting_config
 from studies.spec import Choices, Range, StudySpec, describe
 from workbench import flops
@@ -17,7 +18,7 @@ from workbench.home import Home
 from workbench.records import find_runs, read_record
 
 ASSUMED_FLOPS_PER_SECOND = 1.5e10
-"""Of one core, where this home has no finished run to go by."""
+"""Of one core, for models too large to try a step of."""
 STRUCTURE = ("model.", "train.")
 """Parameters that change what a run costs; the others are shown at their first value."""
 
@@ -46,8 +47,9 @@ class DryRun:
 
 
 def dry_run(spec: StudySpec, home: Home, workers: int) -> DryRun:
-    """Nothing is trained and nothing written. Raises ConfigError for a budget that gives no step."""
-    speed, speed_from = measured_speed(home, workers)
+    """Nothing is trained and nothing written but the machine's remembered probe. Raises ConfigError for a
+    budget that gives no step."""
+    speed, speed_from = measured_speed(home) or probed_speed(spec, home, workers)
     rows = [
         *(_row(describe(setting), setting_config(spec, setting), speed) for setting in _structures(spec)),
         *(_row(name, baseline_config(spec, name), speed) for name in spec.baselines),
@@ -94,9 +96,8 @@ def _num_autoencoders(spec: StudySpec) -> int | None:
     return number
 
 
-def measured_speed(home: Home, workers: int) -> tuple[float, str]:
-    """FLOPs a second of one worker, and where the figure is from: the median of the home's finished runs,
-    else an assumption."""
+def measured_speed(home: Home) -> tuple[float, str] | None:
+    """FLOPs a second of one worker, the median of the home's finished runs, and where the figure is from."""
     speeds = []
     for folder in find_runs(home.root):
         try:
@@ -106,9 +107,23 @@ def measured_speed(home: Home, workers: int) -> tuple[float, str]:
         done = record.compute.get("train_flops", 0.0)
         if record.status == "completed" and record.train_seconds > 0 and done > 0:
             speeds.append(done / record.train_seconds)
-    if speeds:
-        speed = statistics.median(speeds)
-        return speed, f"{speed:.2g} FLOP/s a worker, median of {len(speeds)} finished runs in {home.root}"
+    if not speeds:
+        return None
+    speed = statistics.median(speeds)
+    return speed, f"{speed:.2g} FLOP/s a worker, median of {len(speeds)} finished runs in {home.root}"
+
+
+def probed_speed(spec: StudySpec, home: Home, workers: int) -> tuple[float, str]:
+    """The same from a few training steps of the first setting with a worker's share of the threads; an
+    assumption for a model too large to try."""
+    from workbench.machine import resolve
+    from workbench.speed import training_flops_per_second
+
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
+    config = space.with_seed(setting_config(spec, _structures(spec)[0]), 0, name="probe", threads=threads)
+    config = resolve(config, home.cache)
+    speed = training_flops_per_second(config, flops.vocab_size(config))
+    if speed is not None:
+        return speed, f"{speed:.2g} FLOP/s a worker, from a few steps of the first setting just now"
     speed = ASSUMED_FLOPS_PER_SECOND * threads
-    return speed, f"{speed:.2g} FLOP/s a worker, assumed: there is no finished run in {home.root} yet"
+    return speed, f"{speed:.2g} FLOP/s a worker, assumed: the model is too large to try a step"

@@ -120,8 +120,8 @@ def test_the_dry_run_costs_every_chunk_size_and_baseline(tmp_path):
     assert [r.label for r in shown.rows] == ["chunk_size=1", "chunk_size=2", "chunk_size=4", "small", "large"]
     assert all(r.cost["train_flops"] == pytest.approx(1e11, rel=0.05) for r in shown.rows)
     assert shown.num_autoencoders == 18
-    assert "assumed" in shown.speed_from
+    assert "from a few steps" in shown.speed_from
     assert shown.total_seconds > 0
-    assert not list(tmp_path.iterdir())
+    assert [p.name for p in tmp_path.iterdir()] == [".cache"], "only the remembered probe of the machine"
     continuous = tiny_spec(space={"autoencoder.kl_floor": {"low": 0.0, "high": 1.0}})
     assert dry_run(continuous, open_home(tmp_path), workers=1).num_autoencoders is None
