@@ -21,11 +21,17 @@ COSTS = {
 }
 
 
-def pareto(cost: Sequence[float], score: Sequence[float]) -> npt.NDArray[np.bool_]:
+SAME_COST = 0.01
+"""Costs this close (relative) are one budget: runs round it up to whole steps of their own, and a setting
+must not reach the frontier by a smaller rounding error."""
+
+
+def pareto(cost: Sequence[float], score: Sequence[float], *, same_cost: float = 0.0) -> npt.NDArray[np.bool_]:
     """(n,) mask of the points that no other point dominates.
 
     One dominates another if it costs no more, scores no less, and is strictly better in one of the two;
-    equal points do not dominate each other, so ties stay. Not-a-number is never on the frontier."""
+    equal points do not dominate each other, so ties stay. Not-a-number is never on the frontier. With
+    ``same_cost`` a point is also dominated by one that scores more and costs up to that share more."""
     costs, scores = np.asarray(cost, dtype=float), np.asarray(score, dtype=float)
     if costs.shape != scores.shape or costs.ndim != 1:
         raise ValueError(f"one score per cost is wanted, got shapes {costs.shape} and {scores.shape}")
@@ -37,6 +43,8 @@ def pareto(cost: Sequence[float], score: Sequence[float]) -> npt.NDArray[np.bool
         if scores[i] > best or (scores[i] == best and costs[i] == best_cost):
             mask[i] = True
             best, best_cost = scores[i], costs[i]
+    for i in np.flatnonzero(mask) if same_cost else ():
+        mask[i] = not (scores[costs <= costs[i] * (1 + same_cost)] > scores[i]).any()
     return mask
 
 
@@ -50,7 +58,7 @@ def frontier(evaluations: pd.DataFrame, *, cost: str = "train_flops", kind: str 
     if evaluations["fingerprint"].nunique() > 1:
         raise ValueError("evaluations of several fingerprints cannot share a frontier")
     points = evaluations[(evaluations["phase"] == kind) & (evaluations["brierlm"] > 0)]
-    points = points[pareto(points[cost].tolist(), points["brierlm"].tolist())]
+    points = points[pareto(points[cost].tolist(), points["brierlm"].tolist(), same_cost=SAME_COST)]
     return points.sort_values([cost, "run_id"], kind="stable").reset_index(drop=True)
 
 

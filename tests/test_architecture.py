@@ -21,7 +21,7 @@ LAYERS = [
      "data", "ngram", "energy_score"},
     {"autoencoder", "backbone", "heads"},
     {"language_model", "model", "baseline"},
-    {"brier", "sampling", "checkpoint", "machine", "train", "evaluate", "train_autoencoder"},
+    {"brier", "sampling", "checkpoint", "machine", "train", "evaluate", "train_autoencoder", "speed"},
     {"tracking", "tracking_schema", "tracking_database", "tracking_mlflow", "tracking_launches",
      "tracking_server", "tracking_sync"},
     {"runner"},

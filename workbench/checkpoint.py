@@ -72,7 +72,10 @@ def load(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer | No
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
+    """Appears whole or not at all."""
+    temporary = path.with_name(f".{path.name}")
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, temporary)
+    os.replace(temporary, path)
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from workbench.errors import OutputError
+from workbench.errors import OutputError, RunError
 
 
 def writable_folder(path: Path | str) -> Path:
@@ -87,6 +87,20 @@ def locked(path: Path | str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(str(path)):
         yield
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Be the only process that writes into ``folder``. Raises RunError at once where another does."""
+    lock = FileLock(str(writable_folder(folder) / ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"another process is writing into {folder}; wait for it or end it first") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> Path:

@@ -6,14 +6,12 @@ Letters: D width, F inner width of an MLP.
 from __future__ import annotations
 
 import math
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Init = Literal["paper", "fan_in"]
+from workbench.config import Init
 
 PAPER_STD = 0.02
 

@@ -5,6 +5,7 @@
     metrics.jsonl       TrainPoint lines
     evaluations.jsonl   Evaluation lines
     autoencoder.json    AutoencoderReport of the autoencoder used (CALM runs)
+    autoencoder.safetensors  its weights: a run can be used after the caches are deleted, and elsewhere
     checkpoint/         weights (safetensors), optimizer state, position in the data
     plots/              figures, mirrored to MLflow as artifacts
 
@@ -28,6 +29,7 @@ Phase = Literal["warmup", "constant", "decaying", "decayed"]
 
 RECORD, CONFIG, METRICS, EVALUATIONS = "record.json", "config.yaml", "metrics.jsonl", "evaluations.jsonl"
 AUTOENCODER, CHECKPOINT, PLOTS = "autoencoder.json", "checkpoint", "plots"
+AUTOENCODER_WEIGHTS = "autoencoder.safetensors"
 
 
 class Record(BaseModel):

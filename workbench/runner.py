@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from workbench import checkpoint, diagnostics, files, flops, machine, records
+from workbench.autoencoder import Autoencoder
 from workbench.baseline import BaselineNetwork, TokenBaseline
 from workbench.config import CalmConfig, RunConfig
 from workbench.config_file import load_config
@@ -31,7 +32,7 @@ from workbench.progress import Display, NoDisplay
 from workbench.records import Evaluation, RunRecord, Status, TrainPoint
 from workbench.schedule import Plan, plan
 from workbench.train import NotFiniteError, Trainer
-from workbench.train_autoencoder import trained_autoencoder
+from workbench.train_autoencoder import build_autoencoder, trained_autoencoder
 
 if TYPE_CHECKING:
     from workbench.tracking import Tracker
@@ -69,13 +70,18 @@ def build_model(
         network = BaselineNetwork(config.model, vocab_size=corpus.vocab_size, seed=config.seed)
         return TokenBaseline(network.to(config.runtime.device)), None
     autoencoder, report = trained_autoencoder(config, corpus, home.cache, display=display)
-    calm = CalmNetwork(
+    return _untrained_calm(config, corpus, autoencoder), report
+
+
+def _untrained_calm(config: RunConfig, corpus: Corpus, autoencoder: Autoencoder) -> Calm:
+    assert isinstance(config.model, CalmConfig)
+    network = CalmNetwork(
         config.model,
         vocab_size=corpus.vocab_size,
         latent_dim=config.autoencoder.latent_dim,
         seed=config.seed,
     )
-    return Calm(calm.to(config.runtime.device), autoencoder), report
+    return Calm(network.to(config.runtime.device), autoencoder)
 
 
 def execute(
@@ -92,23 +98,25 @@ def execute(
     """Run a resolved configuration in ``run_dir``; returns the final record.
 
     An unfinished run of the same configuration is continued from its checkpoint; a finished one is
-    returned as it is. Raises RunError where the folder holds another configuration's run, and UserError
-    from data; any failure is recorded in the folder before it is raised again."""
+    returned as it is. Raises RunError where the folder holds another configuration's run or another
+    process is at it, and UserError from data; any failure is recorded in the folder before it is raised
+    again."""
     run_dir = Path(run_dir)
-    existing = _existing(run_dir, config)
-    if existing is not None and existing.status in FINISHED:
-        return existing
-    torch.set_num_threads(config.runtime.threads or 1)
-    run = _Run(config, files.writable_folder(run_dir), home, identity or Identity(), tracker, parent)
-    try:
-        return run.go(existing, on_evaluation, display or NoDisplay())
-    except KeyboardInterrupt:
-        if run.record.status not in FINISHED:
-            run.end("interrupted", "interrupted; the same command continues it")
-        raise
-    except Exception as error:
-        run.end("failed", f"{type(error).__name__}: {error}")
-        raise
+    with files.claimed(run_dir):
+        existing = _existing(run_dir, config)
+        if existing is not None and existing.status in FINISHED:
+            return existing
+        torch.set_num_threads(config.runtime.threads or 1)
+        run = _Run(config, run_dir, home, identity or Identity(), tracker, parent)
+        try:
+            return run.go(existing, on_evaluation, display or NoDisplay())
+        except KeyboardInterrupt:
+            if run.record.status not in FINISHED:
+                run.end("interrupted", "interrupted; the same command continues it")
+            raise
+        except Exception as error:
+            run.end("failed", f"{type(error).__name__}: {error}")
+            raise
 
 
 def _existing(run_dir: Path, config: RunConfig) -> RunRecord | None:
@@ -178,6 +186,8 @@ class _Run:
         if report is not None:
             text = report.model_dump_json(indent=1) + "\n"
             files.write_atomic(self.run_dir / records.AUTOENCODER, text)
+            assert isinstance(model, Calm)
+            checkpoint.save_weights(model.autoencoder, self.run_dir / records.AUTOENCODER_WEIGHTS)
             self.record.diagnostics = diagnostics.diagnose_autoencoder(report)
         self.record.parameters = model.parameter_groups()
         self.write()
@@ -326,7 +336,14 @@ def load_run(run_dir: Path | str, home: Home) -> tuple[RunConfig, RunRecord, Lan
     ).runtime.device
     config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"device": device})})
     corpus = prepare(config.data, home.cache)
-    model, _ = build_model(config, corpus, home)
+    own = run_dir / records.AUTOENCODER_WEIGHTS
+    model: LanguageModel
+    if own.exists():  # never another training of it: the model belongs to these weights
+        autoencoder = build_autoencoder(config, corpus.vocab_size)
+        checkpoint.load_weights(autoencoder, own)
+        model = _untrained_calm(config, corpus, autoencoder.eval())
+    else:
+        model, _ = build_model(config, corpus, home)
     checkpoint.load_weights(model.network, found / checkpoint.WEIGHTS)
     return config, record, model, corpus
 

@@ -84,6 +84,24 @@ class TestWholeRun:
             execute(config, home.root / "whole", home=home)
         assert without_times(records.read_record(home.root / "whole").model_dump()) == before
 
+    def test_two_processes_at_one_run_are_refused(self, whole: Path) -> None:
+        """They would write the same points twice and each other's checkpoints."""
+        config, home = tiny_config(whole)
+        run_dir = home.root / "busy"
+        code = "import sys, time; from pathlib import Path; from workbench import files\n"
+        code += f"with files.claimed(Path({str(run_dir)!r})): print('held', flush=True); time.sleep(60)"
+        holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(RunError, match="another process is writing into"):
+                execute(config, run_dir, home=home)
+            assert not (run_dir / "record.json").exists()
+        finally:
+            holder.kill()
+            holder.wait()
+        assert execute(config, run_dir, home=home).status == "completed", "a killed process holds nothing"
+
     def test_loads_to_the_same_scores(self, whole: Path) -> None:
         from workbench.evaluate import brier_values, evaluation_grid
 
@@ -92,6 +110,19 @@ class TestWholeRun:
         values, _ = brier_values(model, config.eval, evaluation_grid(config.eval, corpus))
         np.testing.assert_array_equal(values, np.load(home.root / "whole" / "brier_positions.npy"))
         assert record.status == "completed"
+
+
+def test_a_run_does_not_need_the_cached_autoencoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another training of it would give other latent vectors, and the language model belongs to these."""
+    from workbench.evaluate import brier_values, evaluation_grid
+
+    config, home = tiny_config(tmp_path)
+    execute(config, home.root / "run", home=home)
+    shutil.rmtree(home.cache / "autoencoders")
+    monkeypatch.setattr("workbench.train_autoencoder.train_autoencoder", None)
+    _, _, model, corpus = load_run(home.root / "run", home)
+    values, _ = brier_values(model, config.eval, evaluation_grid(config.eval, corpus))
+    np.testing.assert_array_equal(values, np.load(home.root / "run" / "brier_positions.npy"))
 
 
 class Interrupted:

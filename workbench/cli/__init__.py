@@ -21,7 +21,8 @@ for part in (run, study, report, ui):
 
 
 def main() -> None:
-    """Entry point: an error that a user can mend is one message and exit code 2; an interruption is 130."""
+    """Entry point: an error that a user can mend is one message and exit code 2. Typer ends with 130 after an
+    interruption, without a word; a command that can be continued says so itself."""
     from workbench.errors import UserError
 
     try:
@@ -29,6 +30,3 @@ def main() -> None:
     except UserError as error:
         print(f"calm: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("calm: interrupted; the same command continues where it stopped", file=sys.stderr)
-        sys.exit(130)

@@ -68,6 +68,9 @@ def train(
             record = execute(
                 resolved, run_dir, home=place, identity=Identity(name=title), tracker=tracker, display=display
             )
+    except KeyboardInterrupt:
+        typer.echo("calm: interrupted; the same command continues where it stopped", err=True)
+        raise
     finally:
         tracker.close()
     if as_json:

@@ -96,3 +96,9 @@ def test_nothing_gives_an_empty_table() -> None:
     assert len(frontiers(POINTS.head(0))) == 0
     with pytest.raises(ValueError, match="kind must be"):
         frontier(POINTS, kind="warmup")
+
+
+def test_a_smaller_rounding_error_of_the_budget_is_no_merit():
+    cost, score = [1.000, 1.003, 1.004, 2.0, 2.5], [1.5, 7.3, 7.4, 7.5, 9.0]
+    assert pareto(cost, score).all()
+    assert pareto(cost, score, same_cost=0.01).tolist() == [False, False, True, True, True]

@@ -113,6 +113,19 @@ def test_an_order_that_is_not_positive_makes_brierlm_zero(last: float) -> None:
     assert found.score > 0
 
 
+@pytest.mark.parametrize("last", [1e-4, -0.02])
+def test_an_order_that_is_not_above_its_error_is_replaced_by_that_error(last: float) -> None:
+    """In the logarithms of the delta method; with the mean itself the error would grow without bounds."""
+    values = estimates(np.random.default_rng(8), 30)
+    values[..., 3] += last - values[..., 3].mean()
+    found = summarise(values, np.arange(30))
+    windows = values.mean(1)
+    scale = windows.mean(0)
+    scale[3] = windows[:, 3].std(ddof=1) / np.sqrt(30)
+    logs = 100 * np.prod(scale) ** 0.25 * (windows / scale).mean(1)
+    assert found.brierlm_se == pytest.approx(logs.std(ddof=1) / np.sqrt(30))
+
+
 def test_no_variation_at_all() -> None:
     found = summarise(np.broadcast_to(MEANS, (5, 3, 4)), np.arange(5))
     assert found.brierlm_se == pytest.approx(0, abs=1e-12)

@@ -1,0 +1,368 @@
+"""``calm train``, ``evaluate`` and ``sample``: what they print, write and refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.suites.tiny_runs import leftovers, tree, write_text
+from workbench import records
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+class Command:
+    """Runs ``calm`` in this process, as its entry point does."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.monkeypatch, self.capsys = folder, monkeypatch, capsys
+
+    def __call__(self, *arguments: str | Path) -> Done:
+        from workbench.cli import main
+
+        self.monkeypatch.setattr(sys, "argv", ["calm", *map(str, arguments)])
+        self.monkeypatch.setenv("CALM_HOME", str(self.folder / "runs"))
+        self.monkeypatch.setenv("COLUMNS", "200")
+        code: Any = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        captured = self.capsys.readouterr()
+        return Done(int(code or 0), captured.out, captured.err)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds ``text.txt`` and ``tiny.yaml``."""
+    folder = tmp_path_factory.mktemp("cli")
+    write_config(folder / "tiny.yaml", tree(write_text(folder / "text.txt")))
+    return folder
+
+
+def write_config(path: Path, content: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def calm(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(folder, monkeypatch, capsys)
+
+
+@pytest.fixture
+def trained(folder: Path, calm: Command) -> Path:
+    """The run ``tiny``, trained by the command line, once."""
+    done = calm("train", folder / "tiny.yaml", "--tracking-uri", "none")
+    assert done.code == 0, done.err
+    (run_dir,) = (folder / "runs" / "single").glob("tiny-*")
+    return run_dir
+
+
+class TestHelp:
+    def test_is_quick_and_loads_nothing_heavy(self) -> None:
+        code = (
+            "import sys; sys.argv = ['calm', '--help']\n"
+            "from workbench.cli import main\n"
+            "try: main()\nexcept SystemExit: pass\n"
+            "print('LOADED', *{m.split('.')[0] for m in sys.modules})"
+        )
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+            seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0
+        loaded = set(done.stdout.rpartition("LOADED")[2].split())
+        assert loaded & {"torch", "mlflow", "optuna", "pandas", "pydantic", "numpy", "matplotlib", "yaml"} == set()
+        assert min(seconds) < 0.5
+        for name in ("train", "evaluate", "sample", "study", "report", "ui", "sync"):
+            assert f"  {name}  " in done.stdout
+
+    @pytest.mark.parametrize("command", ["train", "evaluate", "sample"])
+    def test_of_a_command(self, calm: Command, command: str) -> None:
+        done = calm(command, "--help")
+        assert done.code == 0
+        assert "--home" in done.out
+
+
+class TestDryRun:
+    def test_json_says_what_a_run_costs_and_trains_nothing(self, calm: Command, folder: Path) -> None:
+        home = folder / "dry"
+        done = calm("train", folder / "tiny.yaml", "--dry-run", "--json", "--home", home)
+        assert done.code == 0, done.err
+        found = json.loads(done.out)
+        assert found["train_flops"] > 0
+        assert found["infer_flops_per_token"] > 0
+        assert found["num_steps"] == 24
+        assert found["parameters"]["total"] == sum(
+            v for k, v in found["parameters"].items() if k not in ("total", "autoencoder")
+        )
+        assert found["config"]["model"]["chunk_size"] == 4
+        assert not home.exists()
+
+    def test_overrides_count(self, calm: Command, folder: Path) -> None:
+        found = [
+            json.loads(calm("train", folder / "tiny.yaml", "--dry-run", "--json", *more).out)
+            for more in ((), ("--set", "model.backbone.num_layers=4", "--set", "train.train_flops=1e12"))
+        ]
+        assert found[1]["parameters"]["backbone"] > 1.9 * found[0]["parameters"]["backbone"]
+        assert found[1]["train_flops"] == pytest.approx(1e12, rel=0.01)
+
+    def test_as_a_table(self, calm: Command, folder: Path) -> None:
+        done = calm("train", folder / "tiny.yaml", "--dry-run")
+        assert "nothing is trained" in done.out
+        assert "infer flops per token" in done.out
+
+
+class TestTrain:
+    def test_trains_and_sums_up(self, calm: Command, folder: Path, trained: Path) -> None:
+        record = records.read_record(trained)
+        assert (record.status, record.name) == ("completed", "tiny")
+        assert leftovers(trained) == []
+        done = calm("train", folder / "tiny.yaml", "--tracking-uri", "none")  # finished already: shown again
+        assert done.code == 0
+        for word in ("BrierLM", "Brier-4 %", "trigram table", "tokens/s", "completed", trained.name):
+            assert word in done.out
+        assert len(list((folder / "runs" / "single").glob("tiny-*"))) == 1
+
+    def test_json_is_the_record_and_nothing_else(self, calm: Command, folder: Path, trained: Path) -> None:
+        done = calm("train", folder / "tiny.yaml", "--tracking-uri", "none", "--json")
+        assert records.RunRecord.model_validate_json(done.out) == records.read_record(trained)
+
+    def test_progress_is_shown(self, calm: Command, folder: Path) -> None:
+        done = calm("train", folder / "tiny.yaml", "--tracking-uri", "none", "--name", "seen")
+        assert "training 24/24" in done.out
+        assert "tokens/s" in done.out
+        assert "step 7 (constant): BrierLM" in done.out
+
+    def test_an_interruption_can_be_continued(
+        self, calm: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from workbench.train import Trainer
+
+        real = Trainer._step
+
+        def step(self: Trainer, tokens: Any, number: int) -> Any:
+            if number == 9:
+                raise KeyboardInterrupt
+            return real(self, tokens, number)
+
+        arguments = ("train", folder / "tiny.yaml", "--tracking-uri", "none", "--name", "broken-off")
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_step", step)
+            done = calm(*arguments)
+        assert done.code == 130
+        assert "interrupted; the same command continues" in done.err
+        assert "Traceback" not in done.err
+        assert calm(*arguments).code == 0
+        (run_dir,) = (folder / "runs" / "single").glob("broken-off-*")
+        assert records.read_record(run_dir).status == "completed"
+
+
+class TestEvaluate:
+    def test_again_gives_the_same_scores(self, calm: Command, trained: Path) -> None:
+        done = calm("evaluate", "tiny", "--json")
+        assert done.code == 0, done.err
+        found = records.Evaluation.model_validate_json(done.out)
+        final = records.read_record(trained).final
+        assert final is not None
+        assert found.brier == final.brier
+        assert found.fingerprint == final.fingerprint
+        assert (trained / f"evaluation-{found.fingerprint}.json").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "positions"),
+        [
+            (("--set", "eval.num_windows=9"), 9 * 2),
+            (("--split", "test"), 16 * 2),
+            (("--set", "eval.min_context=8"), 16 * 3),
+        ],
+    )
+    def test_other_positions(
+        self, calm: Command, trained: Path, arguments: tuple[str, ...], positions: int
+    ) -> None:
+        found = json.loads(calm("evaluate", trained, *arguments, "--json").out)
+        final = records.read_record(trained).final
+        assert final is not None
+        assert found["fingerprint"] != final.fingerprint
+        assert found["brier"]["num_positions"] == positions
+        assert records.read_record(trained).final == final, "the record of the training stays as it is"
+
+    def test_as_a_table(self, calm: Command, trained: Path) -> None:
+        done = calm("evaluate", trained)
+        assert "bigram table" in done.out
+        assert "± is one standard error" in done.out
+
+    def test_only_the_evaluation_can_be_changed(self, calm: Command, trained: Path) -> None:
+        done = calm("evaluate", trained, "--set", "model.chunk_size=2")
+        assert done.code == 2
+        assert "changes eval.* only, model.chunk_size given" in done.err
+
+
+class TestSample:
+    def test_echoes_the_prompt_and_depends_on_the_seed_alone(self, calm: Command, trained: Path) -> None:
+        texts = [
+            calm("sample", trained, "--prompt", "the king", "--tokens", "40", "--seed", seed)
+            for seed in ("0", "0", "1")
+        ]
+        assert all(t.code == 0 and t.out.startswith("the king") for t in texts)
+        assert texts[0].out == texts[1].out
+        assert texts[0].out != texts[2].out
+
+    def test_several(self, calm: Command, trained: Path) -> None:
+        done = calm("sample", trained, "--num", "2", "--tokens", "5")
+        assert "--- 1 of 2" in done.out
+        assert "--- 2 of 2" in done.out
+
+
+class TestBadInput:
+    """One message on the error stream, exit code 2, no traceback, nothing half-written."""
+
+    def refused(self, calm: Command, *arguments: str | Path) -> str:
+        done = calm(*arguments)
+        assert done.code == 2, (done.code, done.out, done.err)
+        assert done.err.startswith("calm: ")
+        assert "Traceback" not in done.err
+        assert leftovers(calm.folder / "runs") in ([], [".cache"])
+        return done.err
+
+    @pytest.mark.parametrize(
+        ("assignment", "message"),
+        [
+            ("model.chunk_sise=4", "unknown field model.chunk_sise; did you mean model.chunk_size?"),
+            ("model.chunk_size=four", "given: 'four'"),
+            ("model.chunk_size=5", "not a multiple of model.chunk_size 5"),
+            ("model.head.alpha=2", "alpha must lie in (0, 2)"),
+            ("model.chunk_size", "--set wants NAME=VALUE"),
+        ],
+    )
+    def test_configuration(self, calm: Command, folder: Path, assignment: str, message: str) -> None:
+        before = sorted((folder / "runs").rglob("record.json"))
+        assert message in self.refused(calm, "train", folder / "tiny.yaml", "--set", assignment)
+        assert sorted((folder / "runs").rglob("record.json")) == before
+
+    def test_missing_configuration(self, calm: Command, folder: Path) -> None:
+        message = self.refused(calm, "train", folder / "none.yaml")
+        assert "cannot read the configuration" in message
+
+    @pytest.mark.parametrize(
+        ("corpus", "content", "message"),
+        [
+            ("text:{}/none.txt", None, "no file or folder"),
+            ("text:{}/x.txt", "", "holds no text"),
+            ("text:{}/x.txt", "too short", "is too small"),
+            ("json:{}/x.jsonl", '{"text": "a"}\n{"text": \n', "line 2: not JSON"),
+            ("json:{}/x.jsonl", '{"body": "a"}\n', "no field 'text'"),
+            ("shakespear", None, "did you mean shakespeare?"),
+            ("wikitext/wikitext-103", None, "not supported yet"),
+        ],
+    )
+    def test_corpus(
+        self, calm: Command, folder: Path, tmp_path: Path, corpus: str, content: str | None, message: str
+    ) -> None:
+        name = corpus.format(tmp_path)
+        if content is not None:
+            Path(name.partition(":")[2]).write_text(content)
+        arguments = ("--set", f"data.corpus={name}", "--tracking-uri", "none", "--name", "bad")
+        assert message in self.refused(calm, "train", folder / "tiny.yaml", *arguments)
+        assert [p for p in (folder / "runs" / ".cache" / "corpora").glob(".*") if p.suffix != ".lock"] == []
+        for path in (folder / "runs" / "single").glob("bad-*"):
+            record = records.read_record(path)
+            assert record.status == "failed", "what is there is complete and says why"
+            assert record.reason
+
+    @pytest.mark.parametrize(
+        ("assignment", "message"),
+        [
+            ("eval.num_windows=100000", "set eval.num_windows to at most"),
+            ("runtime.device=gpu", "runtime.device: 'gpu' cannot be used here"),
+            ("train.block_len=1000000", "lower train.block_len"),
+        ],
+    )
+    def test_what_does_not_fit_data_or_machine(
+        self, calm: Command, folder: Path, assignment: str, message: str
+    ) -> None:
+        arguments = ("--set", assignment, "--tracking-uri", "none", "--name", "misfit")
+        assert message in self.refused(calm, "train", folder / "tiny.yaml", *arguments)
+
+    def test_output_that_cannot_be_written(self, calm: Command, folder: Path) -> None:
+        home = folder / "text.txt" / "runs"
+        message = self.refused(calm, "train", folder / "tiny.yaml", "--home", home, "--tracking-uri", "none")
+        assert "cannot write into" in message
+
+    @pytest.mark.parametrize("command", ["evaluate", "sample"])
+    def test_unknown_run(self, calm: Command, trained: Path, command: str) -> None:
+        message = self.refused(calm, command, "nosuchrun")
+        assert "no run 'nosuchrun'; latest: " in message
+
+    def test_no_runs_at_all(self, calm: Command, tmp_path: Path) -> None:
+        assert "there are no runs under" in self.refused(calm, "sample", "x", "--home", tmp_path / "empty")
+
+    def test_a_run_without_weights(self, calm: Command, folder: Path, trained: Path, tmp_path: Path) -> None:
+        bare = tmp_path / "bare"
+        bare.mkdir()
+        for name in (records.RECORD, records.CONFIG):
+            (bare / name).write_bytes((trained / name).read_bytes())
+        assert "has no checkpoint yet" in self.refused(calm, "sample", bare)
+
+    def test_damaged_weights(self, calm: Command, trained: Path, tmp_path: Path) -> None:
+        import shutil
+
+        copy = tmp_path / "copy"
+        shutil.copytree(trained, copy)
+        (copy / "checkpoint" / "model.safetensors").write_bytes(b"broken")
+        assert "cannot be loaded" in self.refused(calm, "evaluate", copy)
+
+    @pytest.mark.parametrize(
+        ("uri", "message"),
+        [("ftp://x", "is not supported; wanted"), ("./mlruns", "is a folder"), ("http://", "names no host")],
+    )
+    def test_tracking_uri(self, calm: Command, folder: Path, uri: str, message: str) -> None:
+        arguments = ("--tracking-uri", uri, "--name", "untracked")
+        assert message in self.refused(calm, "train", folder / "tiny.yaml", *arguments)
+        assert list((folder / "runs" / "single").glob("untracked-*")) == []
+
+    def test_unknown_option(self, calm: Command, folder: Path) -> None:
+        done = calm("train", folder / "tiny.yaml", "--fast")
+        assert done.code == 2
+        assert "No such option" in done.err
+
+
+@pytest.mark.slow
+def test_the_installed_command_with_tracking(folder: Path, tmp_path: Path) -> None:
+    """A real process: train with MLflow's database, then a mistake."""
+    calm = Path(sys.executable).with_name("calm")
+    environment = {**os.environ, "CALM_HOME": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(calm), *arguments], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120
+        )
+
+    done = run("train", str(folder / "tiny.yaml"))
+    assert done.returncode == 0, done.stderr
+    (run_dir,) = (tmp_path / "runs" / "single").glob("tiny-*")
+    record = records.read_record(run_dir)
+    assert record.mlflow is not None
+    done = run("train", "missing.yaml")
+    assert done.returncode == 2
+    assert done.stderr.startswith("calm: cannot read the configuration missing.yaml")
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
