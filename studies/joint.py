@@ -14,7 +14,7 @@ STUDY = Study(
         "on the latent dimension or the KL floor beyond the noise between seeds."
     ),
     objective=(
-        "BrierLM on the validation split at the end of the compute budget, mean over seeds; the smooth "
-        "per-order score where BrierLM lies within two of its standard errors of 0 (maximised)"
+        "BrierLM on the validation split at the end of the compute budget, mean over seeds; where an "
+        "order of it cannot be told from 0, the smooth per-order score of workbench.brier (maximised)"
     ),
 )

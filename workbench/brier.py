@@ -157,7 +157,7 @@ def summarise(values: npt.NDArray[np.floating], clusters: npt.NDArray[np.integer
         brierlm_se=brierlm_se,
         num_positions=values.shape[0] * values.shape[1],
         num_clusters=num,
-        score=smooth_score(mean, se, brierlm, brierlm_se),
+        score=smooth_score(mean, se),
     )
 
 
@@ -166,16 +166,14 @@ def _cluster_se(residual: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     return np.asarray(np.sqrt((residual**2).sum(0) / (num * max(num - 1, 1))))
 
 
-def smooth_score(
-    mean: npt.NDArray[np.floating], se: npt.NDArray[np.floating], brierlm: float, brierlm_se: float
-) -> float:
-    """A study's objective: BrierLM, or, where that lies within two of its errors of 0,
-    100 * (prod_n s_n softplus(b_n / s_n))^(1/4) with s_n the error of order n.
+def smooth_score(mean: npt.NDArray[np.floating], se: npt.NDArray[np.floating]) -> float:
+    """A study's objective: 100 * (prod_n s_n f(b_n / s_n))^(1/4) with s_n the error of order n, and
+    f(x) = x from 1 on, exp(x - 1) below.
 
-    The latter is smooth, positive, increasing in every order, and tends to BrierLM as the orders rise
-    above their errors; it tells settings apart whose BrierLM is 0."""
-    if brierlm > 2 * brierlm_se:
-        return brierlm
+    It is BrierLM wherever every order lies above its own error. Where BrierLM cannot be told from 0 (or is
+    0 because one order is negative) it stays positive, smooth and increasing in every order, so that such
+    settings can still be told apart; there is no jump between the two."""
     se = np.maximum(se, 1e-6)
-    soft = se * np.logaddexp(0.0, mean / se)
-    return 100 * float(np.exp(np.log(np.maximum(soft, 1e-300)).mean()))
+    ratio = mean / se
+    log_f = np.where(ratio >= 1.0, np.log(np.maximum(ratio, 1.0)), ratio - 1.0)
+    return 100 * float(np.exp((np.log(se) + log_f).mean()))

@@ -86,13 +86,18 @@ def training_blocks(
 ) -> Ints:
     """(num_blocks, block_len) ids; blocks start at random token offsets, so that no alignment of chunks
     is privileged. Raises DataError where the text is shorter than a block."""
+    require_block(tokens, block_len)
+    starts = rng.integers(0, len(tokens) - block_len + 1, size=num_blocks)
+    return np.asarray(tokens[starts[:, None] + np.arange(block_len)], dtype=np.int64)
+
+
+def require_block(tokens: npt.NDArray[np.integer[Any]], block_len: int) -> None:
+    """Raises DataError where the text is shorter than a training block."""
     if len(tokens) < block_len:
         raise DataError(
             f"a training block has {block_len} tokens, the training split only {len(tokens)}; "
             "lower train.block_len or give more text"
         )
-    starts = rng.integers(0, len(tokens) - block_len + 1, size=num_blocks)
-    return np.asarray(tokens[starts[:, None] + np.arange(block_len)], dtype=np.int64)
 
 
 # ---- the cache ---------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def evaluation_grid(config: EvalConfig, corpus: Corpus) -> Grid:
     by_document = len(np.unique(documents)) >= MANY_DOCUMENTS
     clusters = documents if by_document else np.arange(len(starts))
     rules = config.model_dump(mode="json", exclude={"seed"})
-    fingerprint = content_hash([_FORMAT, corpus.name, corpus.hash, rules])
+    fingerprint = content_hash([_FORMAT, corpus.hash, rules])
     return Grid(windows, positions, clusters.astype(np.int64), fingerprint)
 
 

@@ -6,6 +6,7 @@ Letters: D width, F inner width of an MLP.
 from __future__ import annotations
 
 import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float

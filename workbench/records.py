@@ -61,7 +61,8 @@ class Brier(Record):
     num_positions: int
     num_clusters: int
     score: float
-    """BrierLM, or the smooth per-order score where BrierLM lies within two of its errors of 0."""
+    """BrierLM where every order lies above its own error; below, a smooth per-order score on the same scale
+    (``brier.smooth_score``)."""
 
 
 class Evaluation(Record):

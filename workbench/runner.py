@@ -21,7 +21,7 @@ from workbench.autoencoder import Autoencoder
 from workbench.baseline import BaselineNetwork, TokenBaseline
 from workbench.config import CalmConfig, RunConfig
 from workbench.config_file import load_config
-from workbench.data import Corpus, prepare
+from workbench.data import Corpus, prepare, require_block
 from workbench.errors import RunError
 from workbench.evaluate import Grid, evaluate, evaluation_grid, floors, identical_draws
 from workbench.home import Home
@@ -175,6 +175,7 @@ class _Run:
         files.write_atomic(self.run_dir / records.CONFIG, self.config.to_yaml())
         self.write()
         corpus = prepare(self.config.data, self.home.cache)
+        require_block(corpus.tokens["train"], self.config.train.block_len)
         schedule = plan(self.config, corpus.vocab_size)
         grid = evaluation_grid(self.config.eval, corpus)
         self.describe(corpus, schedule, grid)
@@ -217,6 +218,8 @@ class _Run:
     ) -> tuple[Status, str]:
         trainer.resume()
         self.forget_after(trainer.position.step)
+        earlier = records.read_evaluations(self.run_dir)
+        self.record.final = earlier[-1] if earlier else None
         schedule = trainer.plan
 
         def log(point: TrainPoint) -> None:
@@ -355,7 +358,7 @@ def find_run(name: str, home: Home) -> Path:
     direct = Path(name)
     if (direct / records.RECORD).exists():
         return direct
-    matches = [p for p in records.find_runs(home.root) if p.name == name or records.read_record(p).name == name]
+    matches = [p for p in records.find_runs(home.root) if p.name == name or _name(p) == name]
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -364,6 +367,13 @@ def find_run(name: str, home: Home) -> Path:
     known = [p.name for p in records.find_runs(home.root)]
     hint = f"latest: {', '.join(known[-5:])}" if known else f"there are no runs under {home.root} yet"
     raise RunError(f"no run {name!r}; {hint}")
+
+
+def _name(run_dir: Path) -> str | None:
+    try:
+        return records.read_record(run_dir).name
+    except RunError:  # a damaged record of another run is no reason to refuse this one
+        return None
 
 
 def _line(evaluation: Evaluation) -> str:

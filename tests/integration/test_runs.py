@@ -137,10 +137,20 @@ class Interrupted:
             raise KeyboardInterrupt
 
 
+def _interrupted_step(*_: Any) -> Any:
+    raise KeyboardInterrupt
+
+
 def resume_and_compare(whole: Path, run_dir: Path, home: Home) -> None:
     config, _ = tiny_config(whole)
     assert records.read_record(run_dir).status == "interrupted"
     assert leftovers(run_dir) == []
+    with pytest.MonkeyPatch.context() as patch:  # interrupted again at once: what was evaluated is not forgotten
+        patch.setattr(Trainer, "_step", _interrupted_step)
+        if (run_dir / "checkpoint").exists() and records.read_evaluations(run_dir):
+            with pytest.raises(KeyboardInterrupt):
+                execute(config, run_dir, home=home)
+            assert records.read_record(run_dir).final == records.read_evaluations(run_dir)[-1]
     record = execute(config, run_dir, home=home)
     assert record.status == "completed"
     assert traces(run_dir) == traces(whole / "runs" / "whole")
@@ -265,6 +275,29 @@ def _patched_step(optimizer_step: Any, place: str) -> Any:
         return real(self, tokens, number)
 
     return step
+
+
+class TestFindRun:
+    def test_by_path_id_and_name(self, whole: Path) -> None:
+        _, home = tiny_config(whole)
+        for name in (str(home.root / "whole"), "whole"):
+            assert find_run(name, home) == home.root / "whole"
+
+    def test_a_damaged_record_elsewhere_does_not_matter(self, tmp_path: Path) -> None:
+        from tests.suites.run_folders import make_run_folder
+
+        make_run_folder(tmp_path / "a", name="first")
+        (tmp_path / "b").mkdir()
+        (tmp_path / "b" / "record.json").write_text("{")
+        assert find_run("first", Home(tmp_path)) == tmp_path / "a"
+
+    def test_an_ambiguous_name(self, tmp_path: Path) -> None:
+        from tests.suites.run_folders import make_run_folder
+
+        for folder in ("a", "b"):
+            make_run_folder(tmp_path / folder, name="twin")
+        with pytest.raises(RunError, match="'twin' names 2 runs"):
+            find_run("twin", Home(tmp_path))
 
 
 class TestOtherEnds:

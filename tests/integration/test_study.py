@@ -91,7 +91,7 @@ def test_show_is_a_dry_run(tmp_path):
         "FLOP/s a worker",
     ):
         assert text in result.output
-    assert not list(tmp_path.iterdir())
+    assert [p.name for p in tmp_path.iterdir()] == [".cache"], "only the remembered probe of the machine"
 
 
 @pytest.mark.parametrize(
