@@ -1,7 +1,5 @@
 """The figures about compute, orders, correlation and importance. Each returns None where it would be empty."""
 
-# ruff: noqa: RUF001  (Greek letters and minus signs are meant)
-
 from __future__ import annotations
 
 from typing import Any

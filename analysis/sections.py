@@ -1,7 +1,5 @@
 """The sections of the report. Each copes with there being nothing to show and says so."""
 
-# ruff: noqa: RUF001  (Greek letters and minus signs are meant)
-
 from __future__ import annotations
 
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ grey) and a marker of its own, the same in every figure; token baselines are bla
 Figures are built on ``Figure`` objects with the Agg and SVG canvases; pyplot's global state is untouched.
 """
 
-# ruff: noqa: RUF001  (Greek letters and minus signs are meant)
-
 from __future__ import annotations
 
 import io

@@ -1,7 +1,5 @@
 """The report's tables, built from frames into rows of text."""
 
-# ruff: noqa: RUF001  (Greek letters and minus signs are meant)
-
 from __future__ import annotations
 
 from typing import Any

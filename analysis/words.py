@@ -1,7 +1,5 @@
 """Numbers and names as a reader sees them, and LaTeX that survives any name."""
 
-# ruff: noqa: RUF001  (Greek letters and minus signs are meant)
-
 from __future__ import annotations
 
 import math

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from workbench import checkpoint, diagnostics, files, flops, machine, records
+from workbench import checkpoint, diagnostics, files, flops, machine, records, run_plots
 from workbench.autoencoder import Autoencoder
 from workbench.baseline import BaselineNetwork, TokenBaseline
 from workbench.config import CalmConfig, RunConfig
@@ -304,6 +304,8 @@ class _Run:
         self.record.reason = reason
         self.record.finished = _now()
         self.write()
+        if status in FINISHED:
+            run_plots.draw(self.run_dir, self.record.floors)
         self.deliver(final=True)
         return self.record
 

@@ -1,5 +1,3 @@
-# ruff: noqa: RUF001  (minus signs and the like are meant)
-
 from __future__ import annotations
 
 from pathlib import Path
