@@ -63,10 +63,10 @@ def effects_section(comparison: Comparison, found: list[Effect]) -> Section:
         return section
     section.notes.append(
         "The score is the study's objective: BrierLM, or a smooth score on the same scale where an order of "
-        "it cannot be told from 0. A setting is all runs that differ only in their seed. Differences are "
-        "adjusted for the other parameters (additive fit over settings) and corrected for the number of values. "
-        "Runs that were stopped early have no score at the budget and are only counted, which flatters values "
-        "that were often stopped."
+        "it lies within two of its errors of 0. A setting is all runs that differ only in their seed. Differences "
+        "are adjusted for the other parameters (additive fit over settings) and corrected for the number of "
+        "values. Runs that were stopped early have no score at the budget and are only counted, which flatters "
+        "values that were often stopped."
     )
     for effect in found:
         section.add(

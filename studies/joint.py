@@ -15,6 +15,6 @@ STUDY = Study(
     ),
     objective=(
         "BrierLM on the validation split at the end of the compute budget, mean over seeds; where an "
-        "order of it cannot be told from 0, the smooth per-order score of workbench.brier (maximised)"
+        "order of it lies within two of its errors of 0, the smooth per-order score of workbench.brier (maximised)"
     ),
 )

@@ -20,6 +20,7 @@ from studies.prepare import SPEC, Options, prepare, write_study_file
 from studies.storage import Launch
 from studies.worker import EXIT_INTERRUPTED, EXIT_USER
 from workbench import files
+from workbench.cores import available_cores
 from workbench.errors import StudyError
 from workbench.home import Home
 from workbench.tracking import NullTracker, Tracker, open_tracker
@@ -104,7 +105,7 @@ class Crew:
 
     def __init__(self, launch: Launch, options: Options) -> None:
         self.launch, self.options = launch, options
-        self.threads = max(1, len(os.sched_getaffinity(0)) // options.workers)
+        self.threads = max(1, available_cores() // options.workers)
         self.restarts = 0
         self.processes = {index: self._start(index) for index in range(options.workers)}
 

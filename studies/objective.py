@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from studies import space, storage
+from studies import plan, space, storage
 from studies.spec import describe
 from studies.storage import Launch
 from workbench import records
@@ -185,7 +185,8 @@ def _mean_score(
     scores = []
     for seed, run_id in zip(seeds, run_ids, strict=True):
         name = f"{label} s{seed}"
-        prunable = role == "trial" and seed == seeds[0]
+        # a replicate measures the noise between seeds: pruned ones would flatter it
+        prunable = role == "trial" and seed == seeds[0] == 0
         record = _run(trial, worker, config, seed, run_id, role=role, name=name, prunable=prunable)
         scores.append(_score(record, role))
         trial.set_user_attr("scores", scores)
@@ -244,7 +245,7 @@ def _on_evaluation(
         except optuna.exceptions.UpdateFinishedTrialError:
             return  # declared dead while it lived: its successor waits for this folder and takes the record
         last = config.train.num_evaluations - 1
-        if len(earlier) < last and trial.should_prune():
+        if len(earlier) < last and plan.may_prune(worker.launch.spec, trial.study) and trial.should_prune():
             raise worker.runner.stop_run(
                 f"score {evaluation.brier.score:.3g} at evaluation {len(earlier) + 1} of {last + 1}: the best so "
                 f"far is not among the upper {worker.launch.spec.pruner.keep_percent:g} % of completed trials"

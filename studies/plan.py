@@ -63,6 +63,13 @@ def next_step(spec: StudySpec, search: optuna.Study, cells: optuna.Study) -> Ste
     return "wait" if count(cell_trials).running else "done"
 
 
+def may_prune(spec: StudySpec, search: optuna.Study) -> bool:
+    """Whether the allowance of pruned trials is not spent: then the rest run to their end, so that the
+    wanted number completes in bounded time."""
+    counts = count(search.get_trials(deepcopy=False))
+    return counts.pruned + counts.failed + 1 < spec.max_extra
+
+
 def search_ended(spec: StudySpec, counts: Counts) -> bool:
     """Enough trials have completed, or as many as are allowed were pruned or failed."""
     return counts.complete >= spec.trials or counts.pruned + counts.failed >= spec.max_extra

@@ -15,11 +15,12 @@ from typing import Any
 
 import optuna
 
-from studies import find_studies, storage
+from studies import find_studies, space, storage
 from studies.objective import DEFAULT_RUNNER
 from studies.spec import HeartbeatSpec, StudySpec, amend, differences, freeze, suggestion
 from studies.storage import Launch
 from workbench import files
+from workbench.config_file import build_config
 from workbench.errors import StudyError
 from workbench.home import Home
 from workbench.tracking_schema import without_password
@@ -73,8 +74,19 @@ def prepare(
                 "give the --storage it was started with, or move its folder away, or choose another --name"
             )
         before_create(name)
+        if options.execute == DEFAULT_RUNNER:
+            check_inputs(asked, home)
         search, cells = storage.create(asked, database)
         return Launch(home, url, asked, search, cells), None
+
+
+def check_inputs(spec: StudySpec, home: Home) -> None:
+    """Read the text and lay out the evaluation before anything is created. Raises DataError: a launch frozen
+    with a corpus that is missing or too small could never be mended."""
+    from workbench.build import prepare_inputs
+    from workbench.runner import resolve
+
+    prepare_inputs(resolve(space.with_seed(build_config(spec.base), 0, name=spec.name, threads=1), home), home)
 
 
 def _asked(options: Options) -> StudySpec | None:

@@ -149,7 +149,7 @@ def importance(launch: Launch) -> tuple[dict[str, float] | None, str]:
     except (ValueError, RuntimeError) as error:
         return None, f"not computable: {str(error).splitlines()[0]}"
     if complete < IMPORTANCE_FROM:
-        return values, f"withheld: {complete} complete trials, at least {IMPORTANCE_FROM} are needed"
+        return None, f"withheld: {complete} complete trials, at least {IMPORTANCE_FROM} are needed"
     return values, f"PED-ANOVA over {complete} complete trials"
 
 

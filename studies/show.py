@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import statistics
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from studies.space import baseline_config, setting_config
 from studies.spec import Choices, Range, StudySpec, describe
 from workbench import flops
 from workbench.config import RunConfig
+from workbench.cores import available_cores
 from workbench.errors import RunError
 from workbench.home import Home
 from workbench.records import find_runs, read_record
@@ -119,7 +119,7 @@ def probed_speed(spec: StudySpec, home: Home, workers: int) -> tuple[float, str]
     from workbench.machine import resolve
     from workbench.speed import training_flops_per_second
 
-    threads = max(1, len(os.sched_getaffinity(0)) // workers)
+    threads = max(1, available_cores() // workers)
     config = space.with_seed(setting_config(spec, _structures(spec)[0]), 0, name="probe", threads=threads)
     config = resolve(config, home.cache)
     speed = training_flops_per_second(config, flops.vocab_size(config))

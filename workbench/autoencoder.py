@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from workbench.config import AutoencoderConfig
 from workbench.layers import ResidualMLP, RMSNorm, generator, initialise, mark_tied_output
 from workbench.posterior import Posterior, clipped_kl
+from workbench.tokenizer import PAD_ID
 
-PAD_ID = 0
-"""Dropped tokens are replaced by this id, which never occurs in text."""
 DECODE_AT_ONCE = 2**23
 """Logits (vectors x K x V) that decoding holds at a time: 32 MB, whatever the vocabulary."""
 

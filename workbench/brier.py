@@ -138,42 +138,50 @@ def summarise(values: npt.NDArray[np.floating], clusters: npt.NDArray[np.integer
     positions as the independent units; where an order is not above its own error, that error stands in
     for it, so that a BrierLM of 0 still has a scale."""
     assert values.ndim == 3, f"values must be (W, n, O), got {values.shape}"
-    labels, member = np.unique(clusters, return_inverse=True)
-    num = len(labels)
     mean = values.mean((0, 1))  # (O,)
-    residual = np.zeros((num, values.shape[2]))
-    np.add.at(residual, member, (values - mean).mean(1))
-    residual *= num / len(values)  # each cluster's share; equal sizes give cluster mean - mean
-    se = _cluster_se(residual)
+    residual = cluster_residuals((values - mean).mean(1), clusters)
+    se = cluster_se(residual)
     scale = np.maximum(mean, np.maximum(se, 1e-12))
     brierlm_at = 100 * float(np.exp(np.log(scale).mean()))
     influence = brierlm_at * (residual / (NUM_ORDERS * scale)).sum(1, keepdims=True)
     brierlm = 100 * float(np.exp(np.log(mean).mean())) if (mean > 0).all() else 0.0
-    brierlm_se = float(_cluster_se(influence)[0])
+    brierlm_se = float(cluster_se(influence)[0])
     return Brier(
         brier=[100 * float(m) for m in mean],
         brier_se=[100 * float(s) for s in se],
         brierlm=brierlm,
         brierlm_se=brierlm_se,
         num_positions=values.shape[0] * values.shape[1],
-        num_clusters=num,
+        num_clusters=len(residual),
         score=smooth_score(mean, se),
     )
 
 
-def _cluster_se(residual: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+def cluster_residuals(
+    deviations: npt.NDArray[np.floating], clusters: npt.NDArray[np.integer]
+) -> npt.NDArray[np.float64]:
+    """Deviations (W, ...) of windows from the mean to residuals (clusters, ...): each cluster's sum in units
+    of a cluster of mean size, so that equal sizes give cluster mean - mean."""
+    labels, member = np.unique(clusters, return_inverse=True)
+    residual = np.zeros((len(labels), *deviations.shape[1:]))
+    np.add.at(residual, member, deviations)
+    return residual * (len(labels) / len(deviations))
+
+
+def cluster_se(residual: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Standard error of the mean from cluster residuals, over the first axis."""
     num = len(residual)
     return np.asarray(np.sqrt((residual**2).sum(0) / (num * max(num - 1, 1))))
 
 
 def smooth_score(mean: npt.NDArray[np.floating], se: npt.NDArray[np.floating]) -> float:
     """A study's objective: 100 * (prod_n s_n f(b_n / s_n))^(1/4) with s_n the error of order n, and
-    f(x) = x from 1 on, exp(x - 1) below.
+    f(x) = x from 2 on, 2 exp(x/2 - 1) below.
 
-    It is BrierLM wherever every order lies above its own error. Where BrierLM cannot be told from 0 (or is
+    It is BrierLM wherever every order lies above two of its errors. Where BrierLM cannot be told from 0 (or is
     0 because one order is negative) it stays positive, smooth and increasing in every order, so that such
     settings can still be told apart; there is no jump between the two."""
     se = np.maximum(se, 1e-6)
     ratio = mean / se
-    log_f = np.where(ratio >= 1.0, np.log(np.maximum(ratio, 1.0)), ratio - 1.0)
+    log_f = np.where(ratio >= 2.0, np.log(np.maximum(ratio, 2.0)), np.log(2.0) + ratio / 2 - 1.0)
     return 100 * float(np.exp((np.log(se) + log_f).mean()))

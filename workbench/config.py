@@ -19,6 +19,10 @@ Positive = Annotated[int, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Init = Literal["paper", "fan_in"]
 
+BYTE_VOCAB = 258
+"""256 bytes, the id of padding and dropped tokens, the end of a document."""
+DEFAULT_BPE_VOCAB = 4096
+
 FAN_IN_BELOW_WIDTH = 512
 """Widths below this are initialised by fan-in unless a configuration says otherwise: the published
 N(0, 0.02) suits widths of 1,024 and more (at 128-256 the head hardly depends on the hidden state)."""
@@ -38,9 +42,9 @@ class TokenizerConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.kind == "byte" and self.vocab_size not in (None, 258):
+        if self.kind == "byte" and self.vocab_size not in (None, BYTE_VOCAB):
             raise ValueError(
-                f"the byte tokenizer always has 258 ids, {self.vocab_size} given; "
+                f"the byte tokenizer always has {BYTE_VOCAB} ids, {self.vocab_size} given; "
                 "leave vocab_size out or choose kind: bpe"
             )
         if self.kind == "bpe" and self.vocab_size is not None and self.vocab_size < 260:
@@ -232,7 +236,7 @@ class EvalConfig(Section):
     num_samples: Annotated[int, Field(ge=2)] = 16
     """S."""
     seed: int = 0
-    """Of the model's samples; not part of which positions are scored."""
+    """Of the model's samples; alone not part of the fingerprint: it changes no position."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -260,7 +264,6 @@ class RuntimeConfig(Section):
     autoencoder_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """The same for the autoencoder's training; apart, so that models of all widths share one."""
     threads: Positive | None = None
-    compile: bool = False
 
 
 class RunConfig(Section):

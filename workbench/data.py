@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from workbench.config import DataConfig, TokenizerConfig, content_hash
+from workbench.config import DEFAULT_BPE_VOCAB, DataConfig, TokenizerConfig, content_hash
 from workbench.corpora import Source, clean, find_source
 from workbench.errors import DataError
 from workbench.files import build_once, locked, read_json, writable_folder, write_json
-from workbench.tokenizer import DEFAULT_BPE_VOCAB, END_ID, BpeTokenizer, ByteTokenizer, Tokenizer, load_tokenizer
+from workbench.tokenizer import END_ID, BpeTokenizer, ByteTokenizer, Tokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -6,6 +6,8 @@ from workbench.records import AutoencoderReport, Diagnostic, Evaluation, Floor
 
 GOOD_RECONSTRUCTION = 0.99
 BRITTLE_NOISE = 0.3
+ERRORS = 2
+"""Standard errors that a value must lie above 0, or above a floor, to count as above it."""
 ORDERS = ("Brier-1", "Brier-2", "Brier-3", "Brier-4")
 
 
@@ -41,15 +43,16 @@ def diagnose_autoencoder(report: AutoencoderReport) -> list[Diagnostic]:
 
 
 def diagnose_evaluation(evaluation: Evaluation, floors: dict[str, Floor]) -> list[Diagnostic]:
-    """BrierLM that cannot be told from 0 or lies below an n-gram table; a head that ignores its context."""
+    """BrierLM that cannot be told from 0 or from an n-gram table's, or lies below; a head that ignores its
+    context."""
     found = []
     brier = evaluation.brier
     lost = [
         f"{name} {value:.2f} ± {se:.2f}"
         for name, value, se in zip(ORDERS, brier.brier, brier.brier_se, strict=True)
-        if value <= 2 * se
+        if value <= ERRORS * se
     ]
-    if lost or brier.brierlm <= 2 * brier.brierlm_se:
+    if lost or brier.brierlm <= ERRORS * brier.brierlm_se:
         found.append(
             Diagnostic(
                 code="brierlm_zero",
@@ -58,14 +61,16 @@ def diagnose_evaluation(evaluation: Evaluation, floors: dict[str, Floor]) -> lis
                 + ": train longer, or evaluate more positions or samples",
             )
         )
-    beaten_by = [name for name, floor in floors.items() if brier.brierlm <= floor.brierlm]
+    least = brier.brierlm - ERRORS * brier.brierlm_se
+    beaten_by = [name for name, floor in floors.items() if least <= floor.brierlm]
     if beaten_by:
         best = max(beaten_by, key=lambda name: floors[name].brierlm)
         found.append(
             Diagnostic(
                 code="below_floor",
-                message=f"BrierLM {brier.brierlm:.2f} is not above the {best} table's {floors[best].brierlm:.2f} "
-                "on the same positions: not yet a language model",
+                message=f"BrierLM {brier.brierlm:.2f} ± {brier.brierlm_se:.2f} is not {ERRORS} of its errors "
+                f"above the {best} table's {floors[best].brierlm:.2f} on the same positions: not yet a language "
+                "model",
             )
         )
     true, shuffled, se = (
@@ -73,7 +78,7 @@ def diagnose_evaluation(evaluation: Evaluation, floors: dict[str, Floor]) -> lis
         evaluation.energy_loss_shuffled,
         evaluation.energy_loss_gain_se,
     )
-    if true is not None and shuffled is not None and se is not None and shuffled - true <= 2 * se:
+    if true is not None and shuffled is not None and se is not None and shuffled - true <= ERRORS * se:
         found.append(
             Diagnostic(
                 code="ignores_context",

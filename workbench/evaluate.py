@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from workbench import files
-from workbench.brier import distribution_brier, sampled_brier, summarise
+from workbench.brier import cluster_residuals, cluster_se, distribution_brier, sampled_brier, summarise
 from workbench.config import EvalConfig, content_hash
 from workbench.data import Corpus
 from workbench.errors import DataError
@@ -124,12 +124,11 @@ def context_use(model: Calm, config: EvalConfig, grid: Grid) -> dict[str, float]
         other.append(wrong[:, first:].mean(1).cpu().numpy())
     right_mean, wrong_mean = np.concatenate(true), np.concatenate(other)
     gain = wrong_mean - right_mean
-    labels, member = np.unique(grid.clusters, return_inverse=True)
-    residual = np.bincount(member, weights=gain - gain.mean()) * len(labels) / len(gain)
+    residual = cluster_residuals(gain - gain.mean(), grid.clusters)
     return {
         "energy_loss": float(right_mean.mean()),
         "energy_loss_shuffled": float(wrong_mean.mean()),
-        "energy_loss_gain_se": float(np.sqrt((residual**2).sum() / (len(labels) * (len(labels) - 1)))),
+        "energy_loss_gain_se": float(cluster_se(residual)),
     }
 
 

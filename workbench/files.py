@@ -84,7 +84,7 @@ def rewrite_json_lines(path: Path | str, rows: Iterable[object]) -> None:
 def locked(path: Path | str) -> Iterator[None]:
     """Hold the lock file ``path`` (other processes wait)."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    writable_folder(path.parent)
     with FileLock(str(path)):
         yield
 

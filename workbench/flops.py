@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.config import (
+    BYTE_VOCAB,
+    DEFAULT_BPE_VOCAB,
     AutoencoderConfig,
     BackboneConfig,
     BaselineConfig,
@@ -25,8 +27,6 @@ from workbench.config import (
     RunConfig,
 )
 
-DEFAULT_BPE_VOCAB = 4096
-BYTE_VOCAB = 258
 PAPER_CONTEXT = 2048
 """Positions of context in the published inference counts."""
 

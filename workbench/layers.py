@@ -5,6 +5,7 @@ Letters: D width, F inner width of an MLP.
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import torch
@@ -121,8 +122,6 @@ def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Gene
     """A generator whose state depends on ``key`` alone: (seed, purpose, step, ...).
 
     Nothing random is ever stored in a checkpoint: step s of a run uses generator(seed, "train", s)."""
-    import hashlib
-
     digest = hashlib.sha256(repr(key).encode()).digest()
     rng = torch.Generator(device=device)
     rng.manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -19,6 +19,7 @@ from torch import nn
 
 from workbench import files
 from workbench.config import RunConfig, content_hash
+from workbench.cores import available_cores
 from workbench.errors import ConfigError
 
 PACKAGES = (
@@ -73,8 +74,7 @@ def default_threads() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdigit() and int(asked) > 0:
         return int(asked)
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return int(asked) if asked.isdigit() and int(asked) > 0 else available_cores()
 
 
 def preferred_dtype(device: str, width: int, threads: int, cache_dir: Path) -> Literal["float32", "bfloat16"]:

@@ -5,7 +5,7 @@
     metrics.jsonl       TrainPoint lines
     evaluations.jsonl   Evaluation lines
     autoencoder.json    AutoencoderReport of the autoencoder used (CALM runs)
-    autoencoder.safetensors  its weights: a run can be used after the caches are deleted, and elsewhere
+    autoencoder.safetensors  its weights: the run does not depend on the cache
     checkpoint/         weights (safetensors), optimizer state, position in the data
     plots/              figures, mirrored to MLflow as artifacts
 
@@ -61,7 +61,7 @@ class Brier(Record):
     num_positions: int
     num_clusters: int
     score: float
-    """BrierLM where every order lies above its own error; below, a smooth per-order score on the same scale
+    """BrierLM where every order lies above two of its errors; below, a smooth per-order score on the same scale
     (``brier.smooth_score``)."""
 
 

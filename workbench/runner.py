@@ -6,6 +6,7 @@ The run folder (workbench.records) is written first; a tracker mirrors it and ma
 from __future__ import annotations
 
 import io
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,26 +17,25 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from workbench import checkpoint, diagnostics, files, flops, machine, records, run_plots
-from workbench.autoencoder import Autoencoder
-from workbench.baseline import BaselineNetwork, TokenBaseline
+from workbench import diagnostics, files, flops, machine, records, run_plots
+from workbench.build import Inputs, build_model, keep_autoencoder, prepare_inputs
 from workbench.config import CalmConfig, RunConfig
-from workbench.config_file import load_config
-from workbench.data import Corpus, prepare, require_block
+from workbench.data import Corpus
 from workbench.errors import RunError
-from workbench.evaluate import Grid, evaluate, evaluation_grid, floors, identical_draws
+from workbench.evaluate import Grid, evaluate, floors, identical_draws
 from workbench.home import Home
-from workbench.language_model import LanguageModel
-from workbench.model import Calm, CalmNetwork
+from workbench.model import Calm
 from workbench.optim import phase_after
 from workbench.progress import Display, NoDisplay
 from workbench.records import Evaluation, RunRecord, Status, TrainPoint
-from workbench.schedule import Plan, plan
+from workbench.saved_runs import require_same_text
+from workbench.schedule import Plan
 from workbench.train import NotFiniteError, Trainer
-from workbench.train_autoencoder import build_autoencoder, trained_autoencoder
 
 if TYPE_CHECKING:
     from workbench.tracking import Tracker
+
+log = logging.getLogger(__name__)
 
 POSITIONS = "brier_positions.npy"
 """Brier estimates of every position at the last evaluation, (W, n, 4): what pairs are compared by."""
@@ -61,29 +61,6 @@ def resolve(config: RunConfig, home: Home) -> RunConfig:
     return machine.resolve(config, home.cache)
 
 
-def build_model(
-    config: RunConfig, corpus: Corpus, home: Home, *, display: Display | None = None
-) -> tuple[LanguageModel, records.AutoencoderReport | None]:
-    """The untrained model of a resolved configuration; a CALM's autoencoder comes from the cache or is
-    trained."""
-    if not isinstance(config.model, CalmConfig):
-        network = BaselineNetwork(config.model, vocab_size=corpus.vocab_size, seed=config.seed)
-        return TokenBaseline(network.to(config.runtime.device)), None
-    autoencoder, report = trained_autoencoder(config, corpus, home.cache, display=display)
-    return _untrained_calm(config, corpus, autoencoder), report
-
-
-def _untrained_calm(config: RunConfig, corpus: Corpus, autoencoder: Autoencoder) -> Calm:
-    assert isinstance(config.model, CalmConfig)
-    network = CalmNetwork(
-        config.model,
-        vocab_size=corpus.vocab_size,
-        latent_dim=config.autoencoder.latent_dim,
-        seed=config.seed,
-    )
-    return Calm(network.to(config.runtime.device), autoencoder)
-
-
 def execute(
     config: RunConfig,
     run_dir: Path,
@@ -98,18 +75,24 @@ def execute(
     """Run a resolved configuration in ``run_dir``; returns the final record.
 
     An unfinished run of the same configuration is continued from its checkpoint; a finished one is
-    returned as it is. Raises RunError where the folder holds another configuration's run or another
-    process is at it, and UserError from data; any failure is recorded in the folder before it is raised
-    again."""
+    returned as it is. Raises DataError before anything is written, and RunError where the folder holds a
+    run of another configuration or of other text, or another process is at it; a failure later on is
+    recorded in the folder before it is raised again."""
     run_dir = Path(run_dir)
+    existing = _existing(run_dir, config)
+    if existing is not None and existing.status in FINISHED:
+        return existing
+    inputs = prepare_inputs(config, home)
     with files.claimed(run_dir):
-        existing = _existing(run_dir, config)
+        existing = _existing(run_dir, config)  # again: another process may have ended it meanwhile
         if existing is not None and existing.status in FINISHED:
             return existing
+        if existing is not None:
+            require_same_text(existing, inputs.corpus, run_dir)
         torch.set_num_threads(config.runtime.threads or 1)
         run = _Run(config, run_dir, home, identity or Identity(), tracker, parent)
         try:
-            return run.go(existing, on_evaluation, display or NoDisplay())
+            return run.go(inputs, existing, on_evaluation, display or NoDisplay())
         except KeyboardInterrupt:
             if run.record.status not in FINISHED:
                 run.end("interrupted", "interrupted; the same command continues it")
@@ -165,6 +148,7 @@ class _Run:
 
     def go(
         self,
+        inputs: Inputs,
         existing: RunRecord | None,
         on_evaluation: Callable[[Evaluation], None] | None,
         display: Display,
@@ -174,21 +158,15 @@ class _Run:
             self.wall_before = existing.wall_seconds
         files.write_atomic(self.run_dir / records.CONFIG, self.config.to_yaml())
         self.write()
-        corpus = prepare(self.config.data, self.home.cache)
-        require_block(corpus.tokens["train"], self.config.train.block_len)
-        schedule = plan(self.config, corpus.vocab_size)
-        grid = evaluation_grid(self.config.eval, corpus)
+        corpus, grid, schedule = inputs.corpus, inputs.grid, inputs.schedule
         self.describe(corpus, schedule, grid)
         try:
-            model, report = build_model(self.config, corpus, self.home, display=display)
+            model, report = build_model(self.config, corpus, self.home, run_dir=self.run_dir, display=display)
         except NotFiniteError as error:
             self.record.diagnostics = [diagnostics.not_finite(str(error))]
             return self.end("not_finite", str(error))
         if report is not None:
-            text = report.model_dump_json(indent=1) + "\n"
-            files.write_atomic(self.run_dir / records.AUTOENCODER, text)
-            assert isinstance(model, Calm)
-            checkpoint.save_weights(model.autoencoder, self.run_dir / records.AUTOENCODER_WEIGHTS)
+            keep_autoencoder(model, report, self.run_dir)
             self.record.diagnostics = diagnostics.diagnose_autoencoder(report)
         self.record.parameters = model.parameter_groups()
         self.write()
@@ -222,7 +200,7 @@ class _Run:
         self.record.final = earlier[-1] if earlier else None
         schedule = trainer.plan
 
-        def log(point: TrainPoint) -> None:
+        def record_point(point: TrainPoint) -> None:
             files.append_json_line(self.run_dir / records.METRICS, point.model_dump())
 
         def evaluate_now(current: Trainer) -> Evaluation:
@@ -257,7 +235,7 @@ class _Run:
                 on_evaluation(evaluation)
 
         try:
-            trainer.train(log=log, evaluate=evaluate_now, decide=decide, display=display)
+            trainer.train(log=record_point, evaluate=evaluate_now, decide=decide, display=display)
         except StopRun as stop:
             return "pruned", str(stop)
         except NotFiniteError as error:
@@ -305,9 +283,15 @@ class _Run:
         self.record.finished = _now()
         self.write()
         if status in FINISHED:
-            run_plots.draw(self.run_dir, self.record.floors)
+            self.draw()
         self.deliver(final=True)
         return self.record
+
+    def draw(self) -> None:
+        try:
+            run_plots.draw(self.run_dir, self.record.floors)
+        except Exception as error:
+            log.warning("%s: its figures could not be drawn: %s", self.run_dir, error)
 
     def write(self) -> None:
         self.record.wall_seconds = self.wall_before + time.perf_counter() - self.started
@@ -324,58 +308,6 @@ class _Run:
         if found is not None and found != self.record.mlflow:
             self.record.mlflow = found
             records.write_record(self.run_dir, self.record)
-
-
-def load_run(run_dir: Path | str, home: Home) -> tuple[RunConfig, RunRecord, LanguageModel, Corpus]:
-    """A trained model from its folder, on this machine's device.
-
-    Raises RunError where the folder is not a run's or has no weights yet."""
-    run_dir = Path(run_dir)
-    record = records.read_record(run_dir)
-    config = load_config(run_dir / records.CONFIG)
-    found = checkpoint.find(run_dir / records.CHECKPOINT)
-    if found is None:
-        raise RunError(f"{run_dir} has no checkpoint yet (status: {record.status}); train it first")
-    device = machine.resolve(
-        config.model_copy(update={"runtime": config.runtime.model_copy(update={"device": "auto"})}), home.cache
-    ).runtime.device
-    config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"device": device})})
-    corpus = prepare(config.data, home.cache)
-    own = run_dir / records.AUTOENCODER_WEIGHTS
-    model: LanguageModel
-    if own.exists():  # never another training of it: the model belongs to these weights
-        autoencoder = build_autoencoder(config, corpus.vocab_size)
-        checkpoint.load_weights(autoencoder, own)
-        model = _untrained_calm(config, corpus, autoencoder.eval())
-    else:
-        model, _ = build_model(config, corpus, home)
-    checkpoint.load_weights(model.network, found / checkpoint.WEIGHTS)
-    return config, record, model, corpus
-
-
-def find_run(name: str, home: Home) -> Path:
-    """A run's folder from its path, or from its id or name below ``home``.
-
-    Raises RunError where there is none or several."""
-    direct = Path(name)
-    if (direct / records.RECORD).exists():
-        return direct
-    matches = [p for p in records.find_runs(home.root) if p.name == name or _name(p) == name]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        listed = ", ".join(str(p) for p in matches[:5])
-        raise RunError(f"{name!r} names {len(matches)} runs ({listed} ...); give the folder instead")
-    known = [p.name for p in records.find_runs(home.root)]
-    hint = f"latest: {', '.join(known[-5:])}" if known else f"there are no runs under {home.root} yet"
-    raise RunError(f"no run {name!r}; {hint}")
-
-
-def _name(run_dir: Path) -> str | None:
-    try:
-        return records.read_record(run_dir).name
-    except RunError:  # a damaged record of another run is no reason to refuse this one
-        return None
 
 
 def _line(evaluation: Evaluation) -> str:

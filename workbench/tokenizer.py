@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from workbench.config import DEFAULT_BPE_VOCAB
 from workbench.errors import DataError
 from workbench.files import read_json, write_atomic, write_json
 
 PAD_ID = 0
 END_ID = 1
 NUM_RESERVED = 2
-DEFAULT_BPE_VOCAB = 4096
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "�".encode()

@@ -31,7 +31,7 @@ HELD_OUT = "validation"
 NOISE_SCALES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 COLLAPSED_KL = 0.05
 """A dimension whose mean KL on held-out chunks is below this many nats carries nothing."""
-_FORMAT = 1
+_FORMAT = 2
 _EVAL_BATCH = 4096
 
 
@@ -114,13 +114,15 @@ def train_autoencoder(
 def evaluate_autoencoder(
     network: Autoencoder, corpus: Corpus, config: RunConfig, *, key: str = "", train_seconds: float = 0.0
 ) -> AutoencoderReport:
-    """On the first held-out chunks: accuracy clean, under posterior sampling and under noise added to the
-    mean; KL and sigma per dimension; collapsed dimensions."""
+    """On held-out chunks spread evenly over the split: accuracy clean, under posterior sampling and under
+    noise added to the mean; KL and sigma per dimension; collapsed dimensions."""
     settings, k = config.autoencoder, config.chunk_size
     device = next(network.parameters()).device
     tokens = corpus.tokens[HELD_OUT]
     num = min(settings.eval_chunks, len(tokens) // k)
-    chunks = torch.from_numpy(np.asarray(tokens[: num * k], dtype=np.int64)).view(num, k).to(device)
+    starts = np.linspace(0, len(tokens) - k, num).astype(np.int64)
+    spread = np.asarray(tokens[starts[:, None] + np.arange(k)], dtype=np.int64)
+    chunks = torch.from_numpy(spread).to(device)
     rng = generator(settings.seed, "autoencoder-eval", device=device)
     right = dict.fromkeys(NOISE_SCALES, 0)
     right_sampled = 0

@@ -97,11 +97,8 @@ def _records(path: str) -> Iterator[tuple[str, Any]]:
         first = False
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path}, line {number}: not JSON: {error.msg} (column {error.colno}); "
-                "one object a line, or one array of objects, is wanted"
-            ) from None
+        except (ValueError, RecursionError) as error:
+            raise _not_json(f"{path}, line {number}", error) from None
         yield f"{path}, line {number}", record
 
 
@@ -109,12 +106,19 @@ def _array(path: str) -> list[Any]:
     """The records of a file that is one JSON array."""
     try:
         records: list[Any] = json.loads("".join(line for _, line in _lines(path)))
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}, line {error.lineno}: not JSON: {error.msg} (column {error.colno}); "
-            "one object a line, or one array of objects, is wanted"
-        ) from None
+    except (ValueError, RecursionError) as error:
+        where = f"{path}, line {error.lineno}" if isinstance(error, json.JSONDecodeError) else path
+        raise _not_json(where, error) from None
     return records
+
+
+def _not_json(where: str, error: ValueError | RecursionError) -> DataError:
+    """Besides malformed text, the parser refuses integers of thousands of digits and deep nesting."""
+    if isinstance(error, json.JSONDecodeError):
+        why = f"not JSON: {error.msg} (column {error.colno})"
+    else:
+        why = "nested too deeply" if isinstance(error, RecursionError) else f"not readable: {error}"
+    return DataError(f"{where}: {why}; one object a line, or one array of objects, is wanted")
 
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:

@@ -185,7 +185,7 @@ class TestEvaluate:
         assert final is not None
         assert found.brier == final.brier
         assert found.fingerprint == final.fingerprint
-        assert (trained / f"evaluation-{found.fingerprint}.json").exists()
+        assert (trained / f"evaluation-{found.fingerprint}-s0.json").exists()
 
     @pytest.mark.parametrize(
         ("arguments", "positions"),

@@ -17,10 +17,12 @@ import torch
 
 from tests.suites.tiny_runs import BASELINE, leftovers, tiny_config, traces, without_times, write_text
 from workbench import checkpoint, files, records
+from workbench.config import RunConfig
 from workbench.errors import DataError, RunError
 from workbench.home import Home
 from workbench.records import Evaluation
-from workbench.runner import Identity, StopRun, execute, find_run, load_run
+from workbench.runner import Identity, StopRun, execute
+from workbench.saved_runs import find_run, load_run
 from workbench.train import Trainer
 
 
@@ -73,7 +75,7 @@ class TestWholeRun:
 
     def test_a_completed_run_is_returned_at_once(self, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         config, home = tiny_config(whole)
-        monkeypatch.setattr("workbench.runner.prepare", None)
+        monkeypatch.setattr("workbench.runner.prepare_inputs", None)
         record = execute(config, home.root / "whole", home=home)
         assert record == records.read_record(home.root / "whole")
 
@@ -106,7 +108,8 @@ class TestWholeRun:
         from workbench.evaluate import brier_values, evaluation_grid
 
         _, home = tiny_config(whole)
-        config, record, model, corpus = load_run(home.root / "whole", home)
+        saved = load_run(home.root / "whole", home)
+        config, record, model, corpus = saved.config, saved.record, saved.model, saved.corpus
         values, _ = brier_values(model, config.eval, evaluation_grid(config.eval, corpus))
         np.testing.assert_array_equal(values, np.load(home.root / "whole" / "brier_positions.npy"))
         assert record.status == "completed"
@@ -120,7 +123,8 @@ def test_a_run_does_not_need_the_cached_autoencoder(tmp_path: Path, monkeypatch:
     execute(config, home.root / "run", home=home)
     shutil.rmtree(home.cache / "autoencoders")
     monkeypatch.setattr("workbench.train_autoencoder.train_autoencoder", None)
-    _, _, model, corpus = load_run(home.root / "run", home)
+    saved = load_run(home.root / "run", home)
+    model, corpus = saved.model, saved.corpus
     values, _ = brier_values(model, config.eval, evaluation_grid(config.eval, corpus))
     np.testing.assert_array_equal(values, np.load(home.root / "run" / "brier_positions.npy"))
 
@@ -312,7 +316,7 @@ class TestOtherEnds:
         assert record.final is not None
         assert record.step == record.final.step == 7
         assert len(records.read_evaluations(home.root / "pruned")) == 1
-        _, _, model, _ = load_run(home.root / "pruned", home)
+        model = load_run(home.root / "pruned", home).model
         assert model.network is not None
         assert execute(config, home.root / "pruned", home=home).status == "pruned", "it stays so"
 
@@ -337,7 +341,7 @@ class TestOtherEnds:
         assert record == records.read_record(run_dir)
         assert leftovers(run_dir) == []
         assert files.read_json(run_dir / "checkpoint" / "state.json")["step"] == 7
-        _, _, model, _ = load_run(run_dir, home)
+        model = load_run(run_dir, home).model
         assert all(torch.isfinite(p).all() for p in model.network.parameters())
         assert all(np.isfinite(p.loss) for p in records.read_train_points(run_dir))
 
@@ -367,11 +371,78 @@ class TestOtherEnds:
         assert execute(config, run_dir, home=home).status == "completed", "a second attempt is allowed"
         assert traces(run_dir) == traces(home.root / "whole")
 
-    def test_a_split_that_is_too_short_fails_before_training(self, whole: Path) -> None:
-        config, home = tiny_config(whole, {"eval.num_windows": 5000})
-        with pytest.raises(DataError, match=r"set eval\.num_windows to at most"):
+    @pytest.mark.parametrize(
+        ("overrides", "message"),
+        [
+            ({"eval.num_windows": 5000}, r"set eval\.num_windows to at most"),
+            ({"train.block_len": 400_000}, r"lower train\.block_len"),
+            ({"data.corpus": "text:/nowhere/at/all.txt"}, "nowhere"),
+        ],
+    )
+    def test_unusable_text_is_found_before_anything_is_written(
+        self, whole: Path, overrides: dict[str, Any], message: str
+    ) -> None:
+        config, home = tiny_config(whole, overrides)
+        with pytest.raises(DataError, match=message):
             execute(config, home.root / "short", home=home)
-        assert records.read_record(home.root / "short").status == "failed"
+        assert not (home.root / "short").exists()
+
+    def test_a_figure_that_cannot_be_drawn_does_not_fail_a_finished_run(
+        self, whole: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def draw(*_: object) -> None:
+            raise OSError("disk full")
+
+        monkeypatch.setattr("workbench.run_plots.draw", draw)
+        config, home = tiny_config(whole, {"seed": 77})
+        assert execute(config, home.root / "undrawn", home=home).status == "completed"
+        assert "disk full" in caplog.text
+
+    def test_a_finished_run_has_its_figures(self, whole: Path) -> None:
+        _, home = tiny_config(whole)
+        plots = sorted(p.name for p in (home.root / "whole" / records.PLOTS).iterdir())
+        assert plots == ["autoencoder.png", "training.png"]
+
+
+class TestChangedSurroundings:
+    """Between an interruption and the next attempt, the text or the cache may have changed."""
+
+    def interrupted(self, folder: Path) -> tuple[RunConfig, Home, Path]:
+        config, home = tiny_config(folder)
+        run_dir = home.root / "run"
+
+        def stop(_: Evaluation) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            execute(config, run_dir, home=home, on_evaluation=stop)
+        return config, home, run_dir
+
+    def test_other_text_is_refused(self, tmp_path: Path) -> None:
+        config, home, run_dir = self.interrupted(tmp_path)
+        before = records.read_record(run_dir)
+        text = tmp_path / "text.txt"
+        text.write_text(text.read_text(encoding="utf-8").replace("castle", "garden"), encoding="utf-8")
+        with pytest.raises(RunError, match="was trained on other text"):
+            execute(config, run_dir, home=home)
+        with pytest.raises(RunError, match="was trained on other text"):
+            load_run(run_dir, home)
+        assert records.read_record(run_dir) == before
+
+    def test_without_the_cache_the_runs_own_autoencoder_goes_on(self, tmp_path: Path, whole: Path) -> None:
+        config, home, run_dir = self.interrupted(tmp_path)
+        own = (run_dir / records.AUTOENCODER_WEIGHTS).read_bytes()
+        shutil.rmtree(home.cache / "autoencoders")
+        assert execute(config, run_dir, home=home).status == "completed"
+        assert not (home.cache / "autoencoders").exists(), "not trained anew"
+        assert (run_dir / records.AUTOENCODER_WEIGHTS).read_bytes() == own
+
+    def test_an_interrupted_run_is_loaded_at_its_checkpoints_step(self, tmp_path: Path) -> None:
+        _, home, run_dir = self.interrupted(tmp_path)
+        saved = load_run(run_dir, home)
+        first = records.read_evaluations(run_dir)[0]
+        assert (saved.step, saved.tokens, saved.phase) == (first.step, first.tokens, first.phase)
+        assert saved.train_flops == pytest.approx(first.train_flops)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,8 @@ def test_show_is_a_dry_run(tmp_path):
         (["show", "joint", "--preset", "huge"], r"no preset 'huge'; known: cpu, quick"),
         (["run", "joint", "--set", "optim.clipp=1"], r"did you mean optim.clip\?"),
         (["run", "joint", "--storage", "journal.log"], r"--storage wants a database URL"),
+        (["run", "joint", "--set", "data.corpus=text:/nowhere.txt"], r"nowhere"),
+        (["run", "joint", "--set", "eval.num_windows=99999"], r"set eval\.num_windows to at most"),
         (["status", "joint-quick"], r"no launch 'joint-quick'"),
         (["retry", "joint-quick"], r"no launch 'joint-quick'"),
     ],
@@ -110,6 +112,16 @@ def test_a_mistake_is_one_message_and_leaves_nothing_behind(tmp_path, arguments,
     assert isinstance(result.exception, UserError)
     assert re.search(message, str(result.exception))
     assert not (tmp_path / "joint-quick").exists()
+
+
+@pytest.mark.slow
+def test_a_study_with_unusable_text_can_be_launched_again_as_it_should_be(tmp_path):
+    arguments = ["study", "run", "joint", "--home", str(tmp_path), "--execute", FAKE, "--trials", "1"]
+    wrong = invoke(
+        *[a for a in arguments if a not in ("--execute", FAKE)], "--set", "data.corpus=text:/nowhere.txt"
+    )
+    assert isinstance(wrong.exception, UserError)
+    assert invoke(*arguments).exit_code == 0
 
 
 def test_status_and_retry(tmp_path, monkeypatch):

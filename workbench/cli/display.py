@@ -40,7 +40,9 @@ class RunDisplay:
         )
         self.task: TaskID | None = None
         self.name, self.total = "", 0
-        self.printed = 0.0
+        self.started = self.printed = 0.0
+        self.first: int | None = None
+        """Step at the stage's first sign of life: a resumed run does not begin at 0."""
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -53,17 +55,26 @@ class RunDisplay:
 
     def stage(self, name: str, total: int) -> None:
         self.name, self.total = name, total
-        self.printed = time.monotonic()
+        self.started = self.printed = time.monotonic()
+        self.first = None
         self.task = self.bar.add_task(name, total=total, values="")
 
     def advance(self, done: int, **values: float) -> None:
         shown = "  ".join(f"{_label(name)} {_number(value)}" for name, value in values.items())
         if self.task is not None:
             self.bar.update(self.task, completed=done, values=shown)
+        if self.first is None:
+            self.first, self.started = done, time.monotonic()
         due = time.monotonic() - self.printed > PLAIN_EVERY or done >= self.total
         if not self.console.is_terminal and due:
             self.printed = time.monotonic()
-            self.console.print(f"{self.name} {done}/{self.total}  {shown}", highlight=False)
+            self.console.print(f"{self.name} {done}/{self.total}  {shown}{self._left(done)}", highlight=False)
+
+    def _left(self, done: int) -> str:
+        if self.first is None or done <= self.first or done >= self.total:
+            return ""
+        seconds = (time.monotonic() - self.started) * (self.total - done) / (done - self.first)
+        return f"  left {seconds / 60:.0f} min" if seconds >= 90 else f"  left {seconds:.0f} s"
 
     def note(self, text: str) -> None:
         self.console.print(f"  {text}", highlight=False, markup=False)

@@ -91,38 +91,42 @@ def evaluate(
     """Score a trained run again: other positions, more samples, the test split (--set eval.NAME=VALUE)."""
     from rich.console import Console
 
-    from workbench import files, runner
+    from workbench import files
     from workbench.config_file import build_config, parse_assignments
     from workbench.errors import ConfigError
     from workbench.evaluate import evaluate as score
     from workbench.evaluate import evaluation_grid, floors
     from workbench.home import open_home
+    from workbench.saved_runs import find_run, load_run
 
     place = open_home(home)
-    run_dir = runner.find_run(run, place)
+    run_dir = find_run(run, place)
     overrides = parse_assignments(set_ or []) | ({"eval.split": split} if split else {})
     foreign = [field for field in overrides if not field.startswith("eval.")]
     if foreign:
         raise ConfigError(f"calm evaluate changes eval.* only, {foreign[0]} given; train a run with it instead")
-    config, record, model, corpus = runner.load_run(run_dir, place)
-    config = build_config(config.to_dict(), overrides)
-    grid = evaluation_grid(config.eval, corpus)
-    phase = record.final.phase if record.final else "constant"
-    flops = record.compute.get("train_flops", 0.0)
+    saved = load_run(run_dir, place)
+    config = build_config(saved.config.to_dict(), overrides)
+    grid = evaluation_grid(config.eval, saved.corpus)
     with Console(stderr=True).status("evaluating"):
         evaluation, _ = score(
-            model, config.eval, grid, phase=phase, step=record.step, tokens=record.tokens, flops=flops
+            saved.model,
+            config.eval,
+            grid,
+            phase=saved.phase,
+            step=saved.step,
+            tokens=saved.tokens,
+            flops=saved.train_flops,
         )
-        floor = floors(corpus, config.eval, grid, place.cache)
-    files.write_atomic(
-        run_dir / f"evaluation-{evaluation.fingerprint}.json", evaluation.model_dump_json(indent=1) + "\n"
-    )
+        floor = floors(saved.corpus, config.eval, grid, place.cache)
+    file = run_dir / f"evaluation-{evaluation.fingerprint}-s{config.eval.seed}.json"
+    files.write_atomic(file, evaluation.model_dump_json(indent=1) + "\n")
     if as_json:
         print(evaluation.model_dump_json(indent=1))
         return
     console = Console()
     floor_values = {name: [*value.brier, value.brierlm] for name, value in floor.items()}
-    _print_scores(console, f"{record.name}, {config.eval.split}", evaluation, floor_values)
+    _print_scores(console, f"{saved.record.name}, {config.eval.split}", evaluation, floor_values)
 
 
 def sample(
@@ -137,28 +141,29 @@ def sample(
     from rich.console import Console
     from rich.progress import Progress
 
-    from workbench import runner
     from workbench.home import open_home
     from workbench.layers import generator
     from workbench.sampling import generate
+    from workbench.saved_runs import find_run, load_run
 
     place = open_home(home)
-    _, _, model, corpus = runner.load_run(runner.find_run(run, place), place)
+    saved = load_run(find_run(run, place), place)
+    tokenizer = saved.corpus.tokenizer
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task("sampling", total=tokens)
         made = generate(
-            model,
-            corpus.tokenizer.encode(prompt),
+            saved.model,
+            tokenizer.encode(prompt),
             num_texts=num,
             num_tokens=tokens,
-            rng=generator(seed, "sample", device=model.device),
+            rng=generator(seed, "sample", device=saved.model.device),
             progress=lambda done: progress.update(task, completed=done),
         )
     for i, row in enumerate(made[:, :tokens].tolist()):
         if num > 1:
             print(f"--- {i + 1} of {num}")
-        print(prompt + corpus.tokenizer.decode(row))
+        print(prompt + tokenizer.decode(row))
 
 
 def _dry_run(asked: RunConfig, home: Path, as_json: bool) -> None:

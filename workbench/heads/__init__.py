@@ -6,7 +6,7 @@ from workbench.config import HeadConfig
 from workbench.heads.base import Head
 from workbench.heads.energy import EnergyHead
 
-HEADS: dict[str, type[EnergyHead]] = {"energy": EnergyHead}
+HEADS: dict[str, type[Head]] = {"energy": EnergyHead}
 
 
 def build_head(config: HeadConfig, *, hidden_dim: int, latent_dim: int) -> Head:

@@ -92,6 +92,29 @@ def test_pruned_trials_come_on_top(tmp_path):
         assert "not among the upper 50 %" in trial.user_attrs["reason"]
 
 
+def test_pruning_stops_before_its_allowance_would_end_the_search(tmp_path):
+    pruner = {"kind": "percentile", "keep_percent": 20, "startup_trials": 1, "warmup_evaluations": 1}
+    launch = create(tmp_path, tiny_spec(trials=8, max_pruned=3, pruner=pruner, baselines={}, checks={}))
+    steps(launch)
+    counts = plan.count(launch.search.get_trials())
+    assert counts.complete == 8
+    assert 0 < counts.pruned < 3
+
+
+def test_a_replicate_is_never_pruned(tmp_path):
+    """Its low scores are what it is there to measure."""
+    pruner = {"kind": "percentile", "keep_percent": 10, "startup_trials": 1, "warmup_evaluations": 0}
+    space = {"autoencoder.kl_floor": {"choices": [0.0, 0.25]}}
+    launch = create(
+        tmp_path, tiny_spec(space=space, trials=8, max_pruned=8, pruner=pruner, baselines={}, checks={})
+    )
+    steps(launch)
+    trials = launch.search.get_trials()
+    pruned = [t.user_attrs["seeds"] for t in trials if t.state == TrialState.PRUNED]
+    assert all(seeds == [0] for seeds in pruned)
+    assert any(t.user_attrs["seeds"][0] > 0 for t in trials)
+
+
 def test_the_maximum_of_pruned_trials_ends_the_search(tmp_path, monkeypatch):
     launch = create(tmp_path, tiny_spec(max_pruned=3, baselines={}, checks={}))
     monkeypatch.setenv("FAKE_NOT_FINITE", "t0")

@@ -138,20 +138,20 @@ class TestSmoothScore:
     def score(self, *means: float) -> float:
         return smooth_score(np.array(means), self.SE)
 
-    def test_is_brierlm_where_every_order_lies_above_its_error(self) -> None:
-        assert (MEANS > self.SE).all()
+    def test_is_brierlm_where_every_order_lies_above_two_errors(self) -> None:
+        assert (MEANS >= 2 * self.SE).all()
         assert self.score(*MEANS) == pytest.approx(100 * np.prod(MEANS) ** 0.25)
 
     def test_follows_its_formula_below(self) -> None:
         means = np.array([0.05, 0.01, 0.0, -0.03])
-        parts = [0.05, 0.01, 0.01 * np.exp(-1.0), 0.02 * np.exp(-2.5)]
+        parts = [0.05, 0.02 * np.exp(-0.5), 0.02 * np.exp(-1.0), 0.04 * np.exp(-1.75)]
         assert self.score(*means) == pytest.approx(100 * np.prod(parts) ** 0.25)
 
-    def test_has_neither_jump_nor_kink_at_one_error(self) -> None:
+    def test_has_neither_jump_nor_kink_at_two_errors(self) -> None:
         def at(b: float) -> float:
             return self.score(0.1, 0.1, 0.1, b)
 
-        s, h = self.SE[3], 1e-6
+        s, h = 2 * self.SE[3], 1e-6
         assert at(s - h) == pytest.approx(at(s + h), rel=1e-3)
         assert (at(s) - at(s - h)) / h == pytest.approx((at(s + h) - at(s)) / h, rel=1e-3)
 

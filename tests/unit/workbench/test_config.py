@@ -10,7 +10,14 @@ import pytest
 import yaml
 
 from workbench.config import BaselineConfig, CalmConfig, RunConfig, content_hash
-from workbench.config_file import build_config, flatten, load_config, parse_assignments, with_overrides
+from workbench.config_file import (
+    build_config,
+    flatten,
+    load_config,
+    parse_assignments,
+    preset_names,
+    with_overrides,
+)
 from workbench.errors import ConfigError
 
 BUDGET = {"train_tokens": 1000}
@@ -219,3 +226,17 @@ class TestHash:
 def test_frozen() -> None:
     with pytest.raises(pydantic.ValidationError, match="frozen"):
         RunConfig().seed = 1  # type: ignore[misc]
+
+
+def test_a_yaml_date_is_a_value_of_the_wrong_type(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("name: 2026-11-22\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="name: input should be a valid string"):
+        load_config(path)
+
+
+def test_presets_are_found_by_name_and_valid() -> None:
+    for name in preset_names():
+        assert load_config(name).name == name
+    with pytest.raises(ConfigError, match="neither a file nor a preset 'smal-calm'; presets: calm-l"):
+        load_config("smal-calm")

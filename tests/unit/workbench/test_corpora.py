@@ -199,6 +199,8 @@ def test_json_path_with_a_colon(tmp_path: Path) -> None:
     [
         ('{"text": "a"}\n\n{"text": \n{"text": "b"}\n', r"f\.json, line 3: not JSON"),
         ('{"text": "a"}\n{"text": "b"', r"f\.json, line 2: not JSON"),
+        ('{"text": "a"}\n{"n": ' + "9" * 5000 + "}", r"f\.json, line 2: not readable"),
+        ('{"text": "a"}\n' + "[" * 200_000, r"f\.json, line 2: nested too deeply"),
         ('[{"text": "a"},\n{"text" "b"}]', r"f\.json, line 2: not JSON"),
         ('{"text": "a"}\n[1]\n', r"line 2: an object .* is wanted, found a list"),
         ('{"text": "a"}\n{"text": 5}\n', r"line 2: field 'text' must hold text, found a number"),

@@ -42,8 +42,9 @@ def test_evaluation_reports_what_can_be_computed_directly(tiny_corpus: Corpus) -
     config = config_with(eval_chunks=700)
     network = subject.build_autoencoder(config, tiny_corpus.vocab_size)
     report = subject.evaluate_autoencoder(network, tiny_corpus, config)
-    held_out = np.asarray(tiny_corpus.tokens["validation"][:2800], dtype=np.int64)
-    chunks = torch.from_numpy(held_out).view(700, 4)
+    held_out = tiny_corpus.tokens["validation"]
+    starts = np.linspace(0, len(held_out) - 4, 700).astype(np.int64)
+    chunks = torch.from_numpy(np.stack([held_out[s : s + 4] for s in starts]).astype(np.int64))
     posterior = network.encode(chunks)
     assert report.num_chunks == 700
     assert report.token_accuracy * 2800 == (network.decode(posterior.mean) == chunks).sum().item()
