@@ -53,7 +53,8 @@ def main_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | None:
         figure,
         "frontier",
         "BrierLM against training compute",
-        "Every checkpoint of every trial and baseline with one standard error; FLOPs as executed. Frontier points are ringed: "
+        "Every checkpoint of every trial and baseline with one standard error; FLOPs as executed. Frontier "
+        "points are ringed: "
         "at constant rate joined by a line, ends of decays by dashes. Dashed grey lines: n-gram tables on the "
         "same positions.",
     )

@@ -178,7 +178,8 @@ def _noise_words(comparison: Comparison) -> str:
     selection = "The best of several runs was chosen on the text it is scored on, which flatters it."
     if noise is None:
         return (
-            "Intervals of single runs hold evaluation noise only: no completed setting was repeated with another seed, so "
+            "Intervals of single runs hold evaluation noise only: no completed setting was repeated "
+            "with another seed, so "
             f"training noise is unknown (`--seeds 2` measures it). {selection}"
         )
     notes: dict[tuple[str, ...], str] = {
