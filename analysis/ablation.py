@@ -63,7 +63,10 @@ class Effect:
             return f"{self.reference} is better than every other value"
         if worse:
             return f"{self.reference} is better than {', '.join(worse)}; the rest is indistinguishable from it"
-        return f"the values are indistinguishable at this noise ({self.reference} is highest)"
+        return (
+            f"the values are indistinguishable at this noise ({self.reference} is highest after adjustment for "
+            "the other parameters)"
+        )
 
 
 def effects(comparison: Comparison, runs: pd.DataFrame, columns: list[str]) -> list[Effect]:

@@ -92,7 +92,7 @@ def live_view(name: str, state: Snapshot) -> Group:
     finished = state.of_state("complete", "pruned", "fail")[-RECENT:]
     for row in [*finished, *state.of_state("running")]:
         table.add_row(*_cells(row), style=_STYLE.get(row.state, ""))
-    return Group(head, ProgressBar(total=total, completed=done, width=60), best_text, table)
+    return Group(head, ProgressBar(total=total, completed=done, width=60), Text(), best_text, table)
 
 
 _STYLE = {"fail": "red", "pruned": "dim", "running": "cyan"}

@@ -52,6 +52,7 @@ def _training(points: list[TrainPoint], evaluations: list[Evaluation], floors: d
     right.axhline(0, color=GREY, linewidth=0.8)
     right.set(xlabel="training FLOPs", ylabel="Brier-n (%)", title="by order")
     right.set_yscale("symlog", linthresh=0.1)
+    right.set_ylim(top=100)
     right.legend(fontsize=7, frameon=False)
     return figure
 

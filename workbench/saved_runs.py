@@ -76,19 +76,19 @@ def require_same_text(record: RunRecord, corpus: Corpus, run_dir: Path) -> None:
 
 
 def find_run(name: str, home: Home) -> Path:
-    """A run's folder from its path, or from its id or name below ``home``.
+    """A run's folder from its path, or from its id, STUDY/ID or name below ``home``.
 
     Raises RunError where there is none or several."""
-    direct = Path(name)
-    if (direct / records.RECORD).exists():
-        return direct
+    for direct in (Path(name), home.root / name):
+        if (direct / records.RECORD).exists():
+            return direct
     known = records.find_runs(home.root)
     matches = [path for path in known if path.name == name or _name(path) == name]
     if len(matches) == 1:
         return matches[0]
     if matches:
         listed = ", ".join(str(path) for path in matches[:5])
-        raise RunError(f"{name!r} names {len(matches)} runs ({listed} ...); give the folder instead")
+        raise RunError(f"{name!r} names {len(matches)} runs ({listed} ...); give STUDY/RUN or the folder")
     latest = ", ".join(path.name for path in known[-5:])
     hint = f"latest: {latest}" if known else f"there are no runs under {home.root} yet"
     raise RunError(f"no run {name!r}; {hint}")

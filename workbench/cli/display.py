@@ -18,8 +18,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+PLAIN_WIDTH = 160
+"""Columns where the output is not a terminal: nothing is cut off or broken in a log."""
 PLAIN_EVERY = 10.0
 """Seconds between lines without a terminal."""
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=PLAIN_WIDTH)
 
 
 class RunDisplay:

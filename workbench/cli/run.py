@@ -51,16 +51,14 @@ def train(
     if dry_run:
         _dry_run(asked, home, as_json)
         return
-    from rich.console import Console
-
-    from workbench.cli.display import RunDisplay
+    from workbench.cli.display import RunDisplay, make_console
     from workbench.home import open_home
     from workbench.runner import Identity, execute, resolve
     from workbench.tracking import SINGLE, open_tracker
 
     place = open_home(home)
     tracker = open_tracker(tracking_uri, experiment=SINGLE, home=place)
-    console = Console(stderr=as_json)
+    console = make_console(stderr=as_json)
     resolved = resolve(asked, place)
     run_dir = place.single_runs() / f"{_slug(title)}-{resolved.hash()[:8]}"
     try:
@@ -89,9 +87,8 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a trained run again: other positions, more samples, the test split (--set eval.NAME=VALUE)."""
-    from rich.console import Console
-
     from workbench import files
+    from workbench.cli.display import make_console
     from workbench.config_file import build_config, parse_assignments
     from workbench.errors import ConfigError
     from workbench.evaluate import evaluate as score
@@ -108,7 +105,7 @@ def evaluate(
     saved = load_run(run_dir, place)
     config = build_config(saved.config.to_dict(), overrides)
     grid = evaluation_grid(config.eval, saved.corpus)
-    with Console(stderr=True).status("evaluating"):
+    with make_console(stderr=True).status("evaluating"):
         evaluation, _ = score(
             saved.model,
             config.eval,
@@ -124,7 +121,7 @@ def evaluate(
     if as_json:
         print(evaluation.model_dump_json(indent=1))
         return
-    console = Console()
+    console = make_console()
     floor_values = {name: [*value.brier, value.brierlm] for name, value in floor.items()}
     _print_scores(console, f"{saved.record.name}, {config.eval.split}", evaluation, floor_values)
 
@@ -182,13 +179,14 @@ def _dry_run(asked: RunConfig, home: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps({**described, "config": config.to_dict()}, indent=1))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from workbench.cli.display import make_console
 
     table = Table("", "", title="dry run: nothing is trained", show_header=False)
     for name, value in _flat(described):
         table.add_row(name, value)
-    Console().print(table)
+    make_console().print(table)
 
 
 def _flat(described: dict[str, Any]) -> list[tuple[str, str]]:

@@ -37,10 +37,9 @@ def register(app: typer.Typer) -> None:
 
 
 def _console() -> Console:
-    from rich.console import Console
+    from workbench.cli.display import make_console
 
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)  # nothing cut off in a log
+    return make_console()
 
 
 @study_app.command("list")
