@@ -222,17 +222,3 @@ def test_a_baseline_runs(whole: Path) -> None:
     assert record.eval_fingerprint == calm.eval_fingerprint, "both are scored at the same positions"
     assert not (home.root / "baseline" / "autoencoder.json").exists()
     assert find_run("b", home) == home.root / "baseline"
-
-
-SCRIPT = """
-import sys
-sys.path.insert(0, {root!r})
-import torch
-torch.set_num_threads(1)
-from pathlib import Path
-from tests.suites.tiny_runs import tiny_config
-from workbench.runner import execute
-overrides = {{"train.checkpoint_every_seconds": 0.02, "train.train_tokens": 51200}}
-config, home = tiny_config(Path({folder!r}), overrides)
-execute(config, home.root / "killed", home=home)
-"""

@@ -271,6 +271,20 @@ def _patched_step(optimizer_step: Any, place: str) -> Any:
     return step
 
 
+SCRIPT = """
+import sys
+sys.path.insert(0, {root!r})
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from tests.suites.tiny_runs import tiny_config
+from workbench.runner import execute
+overrides = {{"train.checkpoint_every_seconds": 0.02, "train.train_tokens": 51200}}
+config, home = tiny_config(Path({folder!r}), overrides)
+execute(config, home.root / "killed", home=home)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [30, 90])
 def test_a_killed_process_is_resumed_exactly(whole: Path, rows: int) -> None:
