@@ -147,7 +147,8 @@ def mlflow_url(uri: object, experiment: object, run: object) -> str | None:
     if missing(experiment) or missing(run):
         return None
     base = str(uri).rstrip("/") if str(uri).startswith(("http://", "https://")) else "http://127.0.0.1:5000"
-    return f"{base}/#/experiments/{quote(str(experiment), safe='')}/runs/{quote(str(run), safe='')}"
+    page = f"experiments/{quote(str(experiment), safe='')}/runs/{quote(str(run), safe='')}"
+    return f"{base}/#/{page}?workflowType=machine_learning"  # else MLflow shows its pages for traces and prompts
 
 
 _LATEX = {

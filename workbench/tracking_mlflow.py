@@ -72,9 +72,6 @@ REACH_SECONDS = 2.0
 METRICS_PER_BATCH, ENTITIES_PER_BATCH = 1000, 100
 T = TypeVar("T")
 
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Opens the pages on training runs; without it MLflow takes a new experiment for one of traces and prompts."""
-
 
 class MlflowTracker(Tracker):
     """Mirrors run folders to one experiment of an MLflow server or database."""
@@ -315,7 +312,7 @@ def _experiment(client: Any, uri: str, name: str, home: Home) -> str:
         if experiment is not None:
             break
         try:
-            return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
+            return str(client.create_experiment(name, artifact_location=location))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

@@ -36,7 +36,8 @@ def ui(
     try:
         console.print("starting MLflow ...", style="dim")
         with serve(open_home(home), port) as (url, process):
-            console.print(f"MLflow shows the runs at [bold]{url}[/bold] (Ctrl-C ends it)")
+            page = f"{url}/#/experiments?workflowType=machine_learning"  # not its pages for traces and prompts
+            console.print(f"MLflow shows the runs at [bold]{page}[/bold] (Ctrl-C ends it)", soft_wrap=True)
             code = process.wait()
             console.print(f"the MLflow server ended by itself with code {code}", style="yellow")
             raise typer.Exit(1)

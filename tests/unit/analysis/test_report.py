@@ -118,7 +118,10 @@ def test_links_lead_to_mlflow(page: Page) -> None:
     outward = [link for link in page.links if not link.startswith("#")]
     assert len(outward) == 22
     assert all(
-        re.fullmatch(r"http://127\.0\.0\.1:5000/#/experiments/3/runs/[0-9a-f]{32}", link) for link in outward
+        re.fullmatch(
+            r"http://127\.0\.0\.1:5000/#/experiments/3/runs/[0-9a-f]{32}\?workflowType=machine_learning", link
+        )
+        for link in outward
     )
 
 

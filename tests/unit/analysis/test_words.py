@@ -50,9 +50,16 @@ def test_latex_table_rows_and_alignment() -> None:
     assert "http" not in text
 
 
+TRAINING = "?workflowType=machine_learning"
+
+
 def test_links_lead_to_the_server_or_to_the_local_pages() -> None:
-    assert mlflow_url("sqlite:///x.db", "3", "abc") == "http://127.0.0.1:5000/#/experiments/3/runs/abc"
-    assert mlflow_url("https://host/m/", "3", "abc") == "https://host/m/#/experiments/3/runs/abc"
-    assert mlflow_url("javascript:alert(1)//", "3", "a") == "http://127.0.0.1:5000/#/experiments/3/runs/a"
-    assert mlflow_url("http://h", "1/../2", '"><b') == "http://h/#/experiments/1%2F..%2F2/runs/%22%3E%3Cb"
+    assert mlflow_url("sqlite:///x.db", "3", "abc") == f"http://127.0.0.1:5000/#/experiments/3/runs/abc{TRAINING}"
+    assert mlflow_url("https://host/m/", "3", "abc") == f"https://host/m/#/experiments/3/runs/abc{TRAINING}"
+    assert (
+        mlflow_url("javascript:alert(1)//", "3", "a") == f"http://127.0.0.1:5000/#/experiments/3/runs/a{TRAINING}"
+    )
+    assert (
+        mlflow_url("http://h", "1/../2", '"><b') == f"http://h/#/experiments/1%2F..%2F2/runs/%22%3E%3Cb{TRAINING}"
+    )
     assert mlflow_url("http://h", None, "a") is None
