@@ -52,6 +52,7 @@ class TokenBaseline(LanguageModel, DistributionModel):
     def __init__(self, network: BaselineNetwork) -> None:
         self.network = network
         self.chunk_size = 1
+        self.row_elements = 3 * network.output.out_features  # logits, log probabilities, squares
 
     def training_loss(self, tokens: Int[Tensor, "b t"], *, rng: torch.Generator) -> Float[Tensor, " n"]:
         """Cross-entropy in nats of each of the B * (T - 1) predicted tokens."""

@@ -2,7 +2,7 @@
 
 For n-grams that start right after a context, Brier(P, y) = 2 P(y) - sum_x P(x)^2. Everything here
 returns one unbiased estimate a position and order; the geometric mean is taken once, over the whole
-evaluation set, in ``summarise``.
+evaluation set, in ``workbench.uncertainty.summarise``.
 
 Letters: B windows, T tokens, K chunk size, n positions, S samples, V vocabulary, J = ceil(4 / K) chunks,
 W windows of the whole set, O = 4 orders.
@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from workbench.language_model import DistributionModel, SampledModel
-from workbench.records import Brier
+from workbench.language_model import DistributionContext, DistributionModel, SampledContext, SampledModel
+from workbench.uncertainty import NUM_ORDERS, summarise
 
-NUM_ORDERS = 4
+__all__ = ["NUM_ORDERS", "distribution_brier", "sampled_brier", "summarise"]
+
+
+MAX_ELEMENTS = 2**26
+"""Floats that one call of head and decoder, or one table of probabilities, may hold (256 MB): positions are
+scored in slices of that size, whatever the windows, samples or vocabulary are."""
 
 
 @torch.no_grad()
@@ -32,17 +35,39 @@ def sampled_brier(
     *,
     num_samples: int,
     rng: torch.Generator,
+    max_elements: int = MAX_ELEMENTS,
 ) -> Float[Tensor, "b n o"]:
     """Brier-1..4 of every position from S samples of a model with chunks of K tokens.
 
     Accuracy: with n > K, indicators of consecutive chunks are multiplied, each chunk sampled anew after
     the true text (a sample that matches so far has the true prefix). Collision: all pairs; with n > K one
     agreeing pair is drawn, S fresh samples continue from *its* chunk, and the result is weighted by the
-    share of agreeing pairs (an unbiased estimate of sum_x P(x)^2 collision(x))."""
+    share of agreeing pairs (an unbiased estimate of sum_x P(x)^2 collision(x)).
+
+    The windows are read once; branches use that pass' keys and values. Positions are scored in slices of at most
+    ``max_elements`` floats: each position's estimate depends on the slice only through its random numbers."""
+    num_chunks = math.ceil(NUM_ORDERS / model.chunk_size)
+    context = model.read(windows)
+    row = windows.shape[0] * num_samples * num_chunks * model.row_elements
+    parts = [
+        _sampled_slice(model, context, windows, part, num_samples, rng)
+        for part in positions.split(max(1, max_elements // row))
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def _sampled_slice(
+    model: SampledModel,
+    context: SampledContext,
+    windows: Tensor,
+    positions: Tensor,
+    num_samples: int,
+    rng: torch.Generator,
+) -> Tensor:
+    """(B, n, O) of some positions."""
     k = model.chunk_size
     num_chunks = math.ceil(NUM_ORDERS / k)
     first = (positions // k - 1).expand(windows.shape[0], -1)  # (B, n): last chunk of the context
-    context = model.read(windows)
     ahead = torch.arange(num_chunks, device=windows.device)
     index = (first.unsqueeze(-1) + ahead).flatten(1)  # (B, n*J)
     samples = context.sample(index, num_samples, rng=rng)
@@ -103,13 +128,26 @@ def distribution_brier(
     positions: Int[Tensor, " n"],
     *,
     rng: torch.Generator,
+    context: DistributionContext | None = None,
+    max_elements: int = MAX_ELEMENTS,
 ) -> tuple[Float[Tensor, "b n o"], Float[Tensor, "b n"]]:
     """Brier-1..4 of every position of a token model, and the log probability of the next token.
 
     P(y) is exact. sum_x P(x)^2 is exact for n = 1; for n > 1 the continuation is drawn from
-    p^2 / sum p^2 and the sums are multiplied along the way, which is unbiased."""
+    p^2 / sum p^2 and the sums are multiplied along the way, which is unbiased. ``context``: the windows, where
+    they have been read already."""
+    context = model.read(windows) if context is None else context
+    row = windows.shape[0] * NUM_ORDERS * model.row_elements
+    parts = [
+        _distribution_slice(context, windows, part, rng) for part in positions.split(max(1, max_elements // row))
+    ]
+    return torch.cat([values for values, _ in parts], 1), torch.cat([log_truth for _, log_truth in parts], 1)
+
+
+def _distribution_slice(
+    context: DistributionContext, windows: Tensor, positions: Tensor, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
     first = (positions - 1).expand(windows.shape[0], -1)
-    context = model.read(windows)
     ahead = torch.arange(NUM_ORDERS, device=windows.device)
     index = (first.unsqueeze(-1) + ahead).flatten(1)
     log_probs = context.log_probs(index).unflatten(1, (-1, NUM_ORDERS))  # (B, n, O, V)
@@ -130,58 +168,19 @@ def distribution_brier(
     return 2 * accuracy - torch.stack(collisions, -1), log_truth[..., 0]
 
 
-def summarise(values: npt.NDArray[np.floating], clusters: npt.NDArray[np.integer]) -> Brier:
-    """Brier-n in per cent, BrierLM, and standard errors.
-
-    ``values`` (W, n, O): estimates of every position. ``clusters`` (W,): windows with the same number are
-    one cluster. The error of BrierLM comes from the delta method through the logarithms, with clusters of
-    positions as the independent units; where an order is not above its own error, that error stands in
-    for it, so that a BrierLM of 0 still has a scale."""
-    assert values.ndim == 3, f"values must be (W, n, O), got {values.shape}"
-    mean = values.mean((0, 1))  # (O,)
-    residual = cluster_residuals((values - mean).mean(1), clusters)
-    se = cluster_se(residual)
-    scale = np.maximum(mean, np.maximum(se, 1e-12))
-    brierlm_at = 100 * float(np.exp(np.log(scale).mean()))
-    influence = brierlm_at * (residual / (NUM_ORDERS * scale)).sum(1, keepdims=True)
-    brierlm = 100 * float(np.exp(np.log(mean).mean())) if (mean > 0).all() else 0.0
-    brierlm_se = float(cluster_se(influence)[0])
-    return Brier(
-        brier=[100 * float(m) for m in mean],
-        brier_se=[100 * float(s) for s in se],
-        brierlm=brierlm,
-        brierlm_se=brierlm_se,
-        num_positions=values.shape[0] * values.shape[1],
-        num_clusters=len(residual),
-        score=smooth_score(mean, se),
-    )
-
-
-def cluster_residuals(
-    deviations: npt.NDArray[np.floating], clusters: npt.NDArray[np.integer]
-) -> npt.NDArray[np.float64]:
-    """Deviations (W, ...) of windows from the mean to residuals (clusters, ...): each cluster's sum in units
-    of a cluster of mean size, so that equal sizes give cluster mean - mean."""
-    labels, member = np.unique(clusters, return_inverse=True)
-    residual = np.zeros((len(labels), *deviations.shape[1:]))
-    np.add.at(residual, member, deviations)
-    return residual * (len(labels) / len(deviations))
-
-
-def cluster_se(residual: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """Standard error of the mean from cluster residuals, over the first axis."""
-    num = len(residual)
-    return np.asarray(np.sqrt((residual**2).sum(0) / (num * max(num - 1, 1))))
-
-
-def smooth_score(mean: npt.NDArray[np.floating], se: npt.NDArray[np.floating]) -> float:
-    """A study's objective: 100 * (prod_n s_n f(b_n / s_n))^(1/4) with s_n the error of order n, and
-    f(x) = x from 2 on, 2 exp(x/2 - 1) below.
-
-    It is BrierLM wherever every order lies above two of its errors. Where BrierLM cannot be told from 0 (or is
-    0 because one order is negative) it stays positive, smooth and increasing in every order, so that such
-    settings can still be told apart; there is no jump between the two."""
-    se = np.maximum(se, 1e-6)
-    ratio = mean / se
-    log_f = np.where(ratio >= 2.0, np.log(np.maximum(ratio, 2.0)), np.log(2.0) + ratio / 2 - 1.0)
-    return 100 * float(np.exp((np.log(se) + log_f).mean()))
+@torch.no_grad()
+def text_log_probs(
+    model: DistributionModel,
+    context: DistributionContext,
+    windows: Int[Tensor, "b t"],
+    first: int,
+    *,
+    max_elements: int = MAX_ELEMENTS,
+) -> Float[Tensor, "b m"]:
+    """Log probability of every true token from offset ``first`` on, (B, T - first)."""
+    tokens = torch.arange(first, windows.shape[1], device=windows.device)
+    parts = []
+    for part in tokens.split(max(1, max_elements // (windows.shape[0] * model.row_elements))):
+        log_probs = context.log_probs((part - 1).expand(windows.shape[0], -1))
+        parts.append(log_probs.gather(-1, windows[:, part].unsqueeze(-1)).squeeze(-1))
+    return torch.cat(parts, dim=1)

@@ -222,7 +222,12 @@ class TrainConfig(Section):
 
 
 class EvalConfig(Section):
-    """BrierLM's rules of a fair comparison (DESIGN rule 2). Everything here is in the fingerprint."""
+    """BrierLM's rules of a fair comparison (DESIGN rule 2).
+
+    The fingerprint holds everything that changes what is estimated or by which estimator: text, context,
+    grid, S. It does not hold how much of it is drawn (``num_windows``, ``target_se``, ``max_positions``) nor the
+    seed: windows are drawn in one fixed order, so the windows of a smaller evaluation are the first ones of a
+    larger one, and pairs are compared on those they share."""
 
     split: Literal["validation", "test"] = "validation"
     context_len: Positive = 256
@@ -235,8 +240,13 @@ class EvalConfig(Section):
     num_windows: Annotated[int, Field(ge=2)] = 96
     num_samples: Annotated[int, Field(ge=2)] = 16
     """S."""
+    target_se: Annotated[float, Field(gt=0.0)] | None = None
+    """Wished standard error of BrierLM. The last evaluation of a run (and ``calm evaluate``) then draws more
+    windows, and where the split has no more of them more rounds of samples, until it is reached."""
+    max_positions: Positive = 50_000
+    """Budget of ``target_se``: scored positions, every round counted."""
     seed: int = 0
-    """Of the model's samples; alone not part of the fingerprint: it changes no position."""
+    """Of the model's samples."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

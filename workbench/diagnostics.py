@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from workbench.records import AutoencoderReport, Diagnostic, Evaluation, Floor
+from collections.abc import Mapping
+
+from workbench.pairs import PairedDifference
+from workbench.records import AutoencoderReport, Brier, Diagnostic, Evaluation, Floor, Overlap
 
 GOOD_RECONSTRUCTION = 0.99
 BRITTLE_NOISE = 0.3
 ERRORS = 2
 """Standard errors that a value must lie above 0, or above a floor, to count as above it."""
+SEEN_TEXT = 0.02
+"""Share of evaluated tokens above which text that was seen in training is reported."""
 ORDERS = ("Brier-1", "Brier-2", "Brier-3", "Brier-4")
 
 
@@ -42,35 +47,35 @@ def diagnose_autoencoder(report: AutoencoderReport) -> list[Diagnostic]:
     return found
 
 
-def diagnose_evaluation(evaluation: Evaluation, floors: dict[str, Floor]) -> list[Diagnostic]:
+def diagnose_evaluation(
+    evaluation: Evaluation, floors: dict[str, Floor], paired: Mapping[str, PairedDifference] | None = None
+) -> list[Diagnostic]:
     """BrierLM that cannot be told from 0 or from an n-gram table's, or lies below; a head that ignores its
-    context."""
+    context. ``paired``: the model minus each table at the same positions, where that is known."""
     found = []
     brier = evaluation.brier
     lost = [
         f"{name} {value:.2f} ± {se:.2f}"
-        for name, value, se in zip(ORDERS, brier.brier, brier.brier_se, strict=True)
-        if value <= ERRORS * se
+        for n, (name, value, se) in enumerate(zip(ORDERS, brier.brier, brier.brier_se, strict=True), start=1)
+        if value <= ERRORS * se or n in brier.weak_orders
     ]
     if lost or brier.brierlm <= ERRORS * brier.brierlm_se:
         found.append(
             Diagnostic(
                 code="brierlm_zero",
-                message=f"BrierLM {brier.brierlm:.2f} ± {brier.brierlm_se:.2f} cannot be told from 0"
+                message=f"BrierLM {brier.words()} cannot be told from 0"
                 + (f" ({', '.join(lost)} %)" if lost else "")
                 + ": train longer, or evaluate more positions or samples",
             )
         )
-    least = brier.brierlm - ERRORS * brier.brierlm_se
-    beaten_by = [name for name, floor in floors.items() if least <= floor.brierlm]
+    beaten_by = [name for name, floor in floors.items() if not _above(brier, name, floor, paired or {})]
     if beaten_by:
         best = max(beaten_by, key=lambda name: floors[name].brierlm)
         found.append(
             Diagnostic(
                 code="below_floor",
-                message=f"BrierLM {brier.brierlm:.2f} ± {brier.brierlm_se:.2f} is not {ERRORS} of its errors "
-                f"above the {best} table's {floors[best].brierlm:.2f} on the same positions: not yet a language "
-                "model",
+                message=f"BrierLM {brier.words()} is not above the {best} table's {floors[best].brierlm:.2f} "
+                f"on the same positions{_by(paired or {}, best)}: not yet a language model",
             )
         )
     true, shuffled, se = (
@@ -87,6 +92,35 @@ def diagnose_evaluation(evaluation: Evaluation, floors: dict[str, Floor]) -> lis
             )
         )
     return found
+
+
+def _above(brier: Brier, name: str, floor: Floor, paired: Mapping[str, PairedDifference]) -> bool:
+    if name in paired:
+        return paired[name].low > 0
+    return brier.brierlm - ERRORS * brier.brierlm_se > floor.brierlm
+
+
+def _by(paired: Mapping[str, PairedDifference], name: str) -> str:
+    if name not in paired:
+        return f" by {ERRORS} of its errors"
+    return f" (difference {paired[name].value:+.2f}, 95 % [{paired[name].low:.2f}, {paired[name].high:.2f}])"
+
+
+def diagnose_overlap(overlap: Overlap) -> list[Diagnostic]:
+    """Evaluated text that was trained on."""
+    if overlap.token_share <= SEEN_TEXT:
+        return []
+    longest = f"{overlap.longest_tokens} tokens" + (f" ({overlap.longest!r})" if overlap.longest else "")
+    return [
+        Diagnostic(
+            code="seen_text",
+            message=f"{overlap.token_share:.2%} of the evaluated tokens lie in passages of about "
+            f"{overlap.span_bytes} bytes or more that occur word for word in the training text (in "
+            f"{overlap.window_share:.2%} of windows more than half of the tokens); the longest has {longest}. "
+            "BrierLM rewards recall there: take copies and recurring passages (headers, licences, other "
+            "editions) out of data.corpus and train again",
+        )
+    ]
 
 
 def not_finite(reason: str) -> Diagnostic:

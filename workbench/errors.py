@@ -15,7 +15,8 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A corpus is missing, unreadable, empty or too small."""
+    """A corpus is missing, unreadable, empty or too small, or a scored function returns something else than was
+    asked."""
 
 
 class StudyError(UserError):

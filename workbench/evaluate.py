@@ -6,7 +6,9 @@ Letters: W windows, T tokens of a window (eval.context_len), n positions of a wi
 from __future__ import annotations
 
 import json
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,100 +17,189 @@ import numpy.typing as npt
 import torch
 
 from workbench import files
-from workbench.brier import cluster_residuals, cluster_se, distribution_brier, sampled_brier, summarise
+from workbench.brier import distribution_brier, sampled_brier, text_log_probs
 from workbench.config import EvalConfig, content_hash
 from workbench.data import Corpus
-from workbench.errors import DataError
+from workbench.grid import Grid, evaluation_grid
+from workbench.growth import Growth, grow
 from workbench.language_model import DistributionModel, LanguageModel, SampledModel
 from workbench.layers import generator
 from workbench.model import Calm
 from workbench.ngram import score_ngrams
-from workbench.records import Evaluation, Floor, Phase
+from workbench.overlap import find_overlap
+from workbench.positions import FLOORS, FloorScores, PositionScores, read_floors, write_floors
+from workbench.records import Evaluation, Floor, Overlap, Phase
+from workbench.tokenizer import END_ID
+from workbench.uncertainty import cluster_residuals, cluster_se, summarise
 
-FLOORS = {"unigram": 1, "bigram": 2, "trigram": 3}
-MANY_DOCUMENTS = 30
-"""From so many documents on, a document is a cluster of the standard error; below, a window is."""
+__all__ = ["Grid", "Scored", "evaluate", "evaluation_grid", "floors", "identical_draws", "score_windows"]
+
+FLOOR_ORDERS = {"unigram": 1, "bigram": 2, "trigram": 3}
 _BATCH_TOKENS = 4096
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
-class Grid:
-    """What is scored: the same for every model with the same fingerprint."""
+class Scored:
+    """Some windows scored once."""
 
-    windows: npt.NDArray[np.int64]
-    """(W, T)."""
-    positions: npt.NDArray[np.int64]
-    """(n,) token offsets in a window: multiples of the stride with enough context before and the stride's
-    tokens of truth after them."""
-    clusters: npt.NDArray[np.int64]
-    """(W,) number of the document, or of the window."""
-    fingerprint: str
+    values: npt.NDArray[np.float32]
+    """(W, n, O): unbiased estimates of Brier(P, y)."""
+    log_probs: npt.NDArray[np.float32] | None = None
+    """(W, T - least context): log probability of each true token with enough context; token models only."""
 
 
-def evaluation_grid(config: EvalConfig, corpus: Corpus) -> Grid:
-    """Windows spread evenly over the split, without overlap, starting at token offsets of their own.
+@dataclass(frozen=True)
+class Scores:
+    """Everything one evaluation found."""
 
-    Raises DataError where the split is too short."""
-    tokens, length = corpus.tokens[config.split], config.context_len
-    available = len(tokens) // length
-    if available < config.num_windows:
-        raise DataError(
-            f"the {config.split} split of {corpus.name} has {len(tokens)} tokens, {config.num_windows} windows of "
-            f"{length} need {config.num_windows * length}; set eval.num_windows to at most {available} or use a "
-            "larger corpus"
-        )
-    starts = np.linspace(0, len(tokens) - length, config.num_windows).astype(np.int64)
-    windows = np.asarray(tokens[starts[:, None] + np.arange(length)], dtype=np.int64)
-    positions = np.arange(config.min_context, length - config.grid_stride + 1, config.grid_stride)
-    documents = np.searchsorted(corpus.document_starts[config.split], starts, side="right")
-    by_document = len(np.unique(documents)) >= MANY_DOCUMENTS
-    clusters = documents if by_document else np.arange(len(starts))
-    rules = config.model_dump(mode="json", exclude={"seed"})
-    fingerprint = content_hash([_FORMAT, corpus.hash, rules])
-    return Grid(windows, positions, clusters.astype(np.int64), fingerprint)
+    evaluation: Evaluation
+    positions: PositionScores
+    grid: Grid
+    """What was scored: more than was asked for where a target error called for it."""
 
 
 def evaluate(
-    model: LanguageModel, config: EvalConfig, grid: Grid, *, phase: Phase, step: int, tokens: int, flops: float
-) -> tuple[Evaluation, npt.NDArray[np.float32]]:
-    """Score a model; also returns the estimates of every position, (W, n, O)."""
+    model: LanguageModel,
+    config: EvalConfig,
+    grid: Grid,
+    *,
+    corpus: Corpus,
+    phase: Phase,
+    step: int,
+    tokens: int,
+    flops: float,
+    to_target: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Score a model. With ``to_target`` and ``eval.target_se`` more windows, then more rounds of samples, are
+    drawn until BrierLM's standard error is reached, the text or the budget is spent. ``progress(done, wanted)``
+    counts windows."""
     start = time.perf_counter()
-    values, log_truth = brier_values(model, config, grid)
+    found = _draw(model, config, grid, corpus, to_target and config.target_se is not None, progress)
+    grid = found.grid
     evaluation = Evaluation(
         step=step,
         tokens=tokens,
         train_flops=flops,
         phase=phase,
         fingerprint=grid.fingerprint,
-        brier=summarise(values.astype(np.float64), grid.clusters),
+        brier=summarise(found.growth.values, grid.clusters, rounds=found.growth.rounds),
+        wanted_se=config.target_se if to_target else None,
+        stopped_by=found.growth.stopped_by,
     )
-    if log_truth is not None:
-        evaluation.cross_entropy = -float(log_truth.mean())
+    per_window = None
+    if found.log_probs is not None:
+        per_window = -found.log_probs.mean(1)
+        text = cross_entropy(found.log_probs, grid, corpus, config.min_context)
+        evaluation = evaluation.model_copy(update=text)
     if isinstance(model, Calm):
         evaluation = evaluation.model_copy(update=context_use(model, config, grid))
     evaluation.seconds = time.perf_counter() - start
-    return evaluation, values
+    positions = PositionScores(
+        fingerprint=grid.fingerprint,
+        values=found.growth.values.astype(np.float32),
+        clusters=grid.clusters,
+        starts=grid.starts,
+        step=step,
+        rounds=found.growth.rounds,
+        cross_entropy=per_window,
+    )
+    return Scores(evaluation, positions, grid)
 
 
-def brier_values(
-    model: LanguageModel, config: EvalConfig, grid: Grid
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
-    """Brier-1..4 of every position (W, n, O) and, for token models, the log probability of the true next
-    token (W, n)."""
+@dataclass(frozen=True)
+class _Drawn:
+    growth: Growth
+    grid: Grid
+    log_probs: npt.NDArray[np.float32] | None
+
+
+def _draw(
+    model: LanguageModel,
+    config: EvalConfig,
+    grid: Grid,
+    corpus: Corpus,
+    adaptive: bool,
+    progress: Callable[[int, int], None] | None,
+) -> _Drawn:
+    """The grid's windows once, or as many windows and rounds as the target asks for."""
+    whole = evaluation_grid(config, corpus, num_windows=grid.capacity) if adaptive else grid
+    log_probs: list[npt.NDArray[np.float32]] = []
+
+    def draw(first: int, last: int, round_number: int) -> npt.NDArray[np.float32]:
+        report = None if progress is None else lambda done: progress(first + done, last)
+        scored = score_windows(model, config, whole, first, last, round_number=round_number, progress=report)
+        if scored.log_probs is not None and round_number == 0:
+            log_probs.append(scored.log_probs)
+        return scored.values
+
+    if adaptive:
+        assert config.target_se is not None
+        growth = grow(
+            draw,
+            whole.clusters,
+            start=len(grid.windows),
+            target_se=config.target_se,
+            max_positions=config.max_positions,
+            num_positions=len(grid.positions),
+        )
+        grid = evaluation_grid(config, corpus, num_windows=len(growth.values))
+    else:
+        growth = Growth(draw(0, len(grid.windows), 0), rounds=1, stopped_by=None)
+    return _Drawn(growth, grid, np.concatenate(log_probs) if log_probs else None)
+
+
+def score_windows(
+    model: LanguageModel,
+    config: EvalConfig,
+    grid: Grid,
+    first: int = 0,
+    last: int | None = None,
+    *,
+    round_number: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Scored:
+    """Brier-1..4 of every position of the windows ``first`` ... ``last`` - 1, in batches of about 4,096 tokens.
+
+    The noise of a batch depends on the seed, its first window and the round alone."""
     device = model.device
     positions = torch.from_numpy(grid.positions).to(device)
-    values, log_truth = [], []
-    for number, batch in enumerate(_batches(grid, device)):
-        rng = generator(config.seed, "evaluation", number, device=device)
+    values, log_probs = [], []
+    for start, batch in _batches(grid, device, first, last):
+        rng = generator(config.seed, "evaluation", start, round_number, device=device)
         if isinstance(model, SampledModel):
             estimate = sampled_brier(model, batch, positions, num_samples=config.num_samples, rng=rng)
         else:
             assert isinstance(model, DistributionModel)
-            estimate, log_probs = distribution_brier(model, batch, positions, rng=rng)
-            log_truth.append(log_probs.cpu().numpy())
+            context = model.read(batch)
+            estimate, _ = distribution_brier(model, batch, positions, rng=rng, context=context)
+            if round_number == 0:
+                log_probs.append(text_log_probs(model, context, batch, config.min_context).float().cpu().numpy())
         values.append(estimate.float().cpu().numpy())
-    return np.concatenate(values), np.concatenate(log_truth) if log_truth else None
+        if progress is not None:
+            progress(start - first + len(batch))
+    return Scored(np.concatenate(values), np.concatenate(log_probs) if log_probs else None)
+
+
+def cross_entropy(
+    log_probs: npt.NDArray[np.float32], grid: Grid, corpus: Corpus, min_context: int
+) -> dict[str, float]:
+    """Nats per token with its clustered standard error, over every token that has the least context; and per UTF-8
+    byte: nats of the tokens that spell something over the bytes they spell (end tokens are in neither)."""
+    nats = -log_probs.astype(np.float64)  # (W, T - least context)
+    per_window = nats.mean(1)
+    residual = cluster_residuals(per_window - per_window.mean(), grid.clusters)
+    tokens = grid.windows[:, min_context:]
+    text = tokens != END_ID
+    num_bytes = int(corpus.tokenizer.byte_lengths[tokens[text]].sum())
+    bits = float(nats[text].sum()) / math.log(2) / max(num_bytes, 1)
+    return {
+        "cross_entropy": float(nats.mean()),
+        "cross_entropy_se": float(cluster_se(residual)),
+        "bits_per_byte": bits,
+        "byte_perplexity": 2.0**bits,
+    }
 
 
 def context_use(model: Calm, config: EvalConfig, grid: Grid) -> dict[str, float]:
@@ -117,14 +208,15 @@ def context_use(model: Calm, config: EvalConfig, grid: Grid) -> dict[str, float]
     device = model.device
     true, other = [], []
     first = config.min_context // model.chunk_size - 1  # only positions that the grid could score
-    for number, batch in enumerate(_batches(grid, device)):
-        rng = generator(config.seed, "context", number, device=device)
+    num = min(len(grid.windows), config.num_windows)  # a target error for BrierLM does not make this one sharper
+    for start, batch in _batches(grid, device, 0, num):
+        rng = generator(config.seed, "context", start, device=device)
         right, wrong = model.held_out_loss(batch, rng=rng)
         true.append(right[:, first:].mean(1).cpu().numpy())
         other.append(wrong[:, first:].mean(1).cpu().numpy())
     right_mean, wrong_mean = np.concatenate(true), np.concatenate(other)
     gain = wrong_mean - right_mean
-    residual = cluster_residuals(gain - gain.mean(), grid.clusters)
+    residual = cluster_residuals(gain - gain.mean(), grid.clusters[:num])
     return {
         "energy_loss": float(right_mean.mean()),
         "energy_loss_shuffled": float(wrong_mean.mean()),
@@ -132,24 +224,51 @@ def context_use(model: Calm, config: EvalConfig, grid: Grid) -> dict[str, float]
     }
 
 
-def floors(corpus: Corpus, config: EvalConfig, grid: Grid, cache_dir: Path) -> dict[str, Floor]:
-    """Unigram, bigram and trigram tables of the training text on the same positions; cached, computed
-    once even if two workers ask at the same time."""
-    folder = cache_dir / "floors" / content_hash([_FORMAT, grid.fingerprint])
+@dataclass(frozen=True)
+class Background:
+    """What stands beside every score on the same windows: it depends on the text, not on the model."""
+
+    floors: dict[str, Floor]
+    scores: FloorScores
+    overlap: Overlap
+
+
+def floors(corpus: Corpus, config: EvalConfig, grid: Grid, cache_dir: Path) -> Background:
+    """Unigram, bigram and trigram tables of the training text on the same positions, and how much of the windows
+    occurs in the training text; cached, computed once even if two workers ask at the same time."""
+    key = content_hash([_FORMAT, grid.fingerprint, len(grid.windows)])
+    folder = cache_dir / "floors" / key
 
     def build(temporary: Path) -> None:
-        scored = {name: _floor(corpus, grid, order) for name, order in FLOORS.items()}
-        files.write_json(temporary / "floors.json", {n: f.model_dump() for n, f in scored.items()})
+        first = config.min_context
+        tables = {
+            name: score_ngrams(
+                corpus.tokens["train"], corpus.vocab_size, order, grid.windows, grid.positions, text_from=first
+            )
+            for name, order in FLOOR_ORDERS.items()
+        }
+        values = {name: table.brier.astype(np.float32) for name, table in tables.items()}
+        write_floors(temporary / FLOORS, FloorScores(grid.fingerprint, grid.starts, values))
+        overlap = find_overlap(
+            corpus.tokens["train"],
+            grid.windows,
+            corpus.tokenizer.byte_lengths,
+            decode=corpus.tokenizer.decode,
+        )
+        stored = {"floors": {}, "overlap": overlap.model_dump()}
+        for name, table in tables.items():
+            summary = summarise(table.brier, grid.clusters)
+            floor = Floor(brier=summary.brier, brierlm=summary.brierlm, cross_entropy=table.cross_entropy)
+            stored["floors"][name] = floor.model_dump()
+        files.write_json(temporary / "floors.json", stored)
 
     files.build_once(folder, build)
     stored = json.loads((folder / "floors.json").read_text(encoding="utf-8"))
-    return {name: Floor.model_validate(value) for name, value in stored.items()}
-
-
-def _floor(corpus: Corpus, grid: Grid, order: int) -> Floor:
-    scores = score_ngrams(corpus.tokens["train"], corpus.vocab_size, order, grid.windows, grid.positions)
-    summary = summarise(scores.brier, grid.clusters)
-    return Floor(brier=summary.brier, brierlm=summary.brierlm, cross_entropy=scores.cross_entropy)
+    return Background(
+        floors={name: Floor.model_validate(value) for name, value in stored["floors"].items()},
+        scores=read_floors(folder / FLOORS),
+        overlap=Overlap.model_validate(stored["overlap"]),
+    )
 
 
 def identical_draws(model: Calm, config: EvalConfig, grid: Grid) -> bool:
@@ -163,10 +282,15 @@ def identical_draws(model: Calm, config: EvalConfig, grid: Grid) -> bool:
     return bool(torch.equal(samples[0], samples[1]))
 
 
-def _batches(grid: Grid, device: torch.device) -> list[torch.Tensor]:
-    """Windows in batches of about 4,096 tokens, at least two windows in each."""
+def _batches(
+    grid: Grid, device: torch.device, first: int = 0, last: int | None = None
+) -> list[tuple[int, torch.Tensor]]:
+    """(number of its first window, windows) of about 4,096 tokens, at least two windows in each."""
     num = max(2, _BATCH_TOKENS // grid.windows.shape[1])
-    parts = list(torch.from_numpy(grid.windows).to(device).split(num))
-    if len(parts) > 1 and len(parts[-1]) == 1:
-        parts[-2:] = [torch.cat(parts[-2:])]
-    return parts
+    last = len(grid.windows) if last is None else last
+    starts = list(range(first, last, num))
+    if len(starts) > 1 and last - starts[-1] == 1:
+        starts.pop()
+    ends = [*starts[1:], last]
+    windows = torch.from_numpy(grid.windows)
+    return [(a, windows[a:b].to(device)) for a, b in zip(starts, ends, strict=True)]

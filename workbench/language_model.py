@@ -65,6 +65,8 @@ class SampledModel(abc.ABC):
     """A model known by its samples alone: what BrierLM needs of a CALM."""
 
     chunk_size: int
+    row_elements: int = 1
+    """Floats that are alive for one sampled chunk: bounds how many positions are scored at a time."""
 
     @abc.abstractmethod
     def read(self, windows: Int[Tensor, "b t"]) -> SampledContext: ...
@@ -91,6 +93,9 @@ class DistributionContext(abc.ABC):
 
 class DistributionModel(abc.ABC):
     """A token model with explicit probabilities: what BrierLM needs of the baseline."""
+
+    row_elements: int = 1
+    """Floats that are alive for one distribution."""
 
     @abc.abstractmethod
     def read(self, windows: Int[Tensor, "b t"]) -> DistributionContext: ...

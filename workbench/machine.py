@@ -72,8 +72,6 @@ def _check_device(device: str) -> None:
 def default_threads() -> int:
     """OMP_NUM_THREADS where it is set, otherwise all cores this process may use."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdigit() and int(asked) > 0:
-        return int(asked)
     return int(asked) if asked.isdigit() and int(asked) > 0 else available_cores()
 
 

@@ -94,6 +94,9 @@ class Calm(LanguageModel, SampledModel):
         self.network = network
         self.autoencoder = autoencoder.requires_grad_(False)
         self.chunk_size = network.config.chunk_size
+        ae, width = autoencoder.config.width, network.config.backbone.width
+        # the head's joined inputs and gates, or the decoder's logits and its expanded chunk
+        self.row_elements = max(6 * width, self.chunk_size * (autoencoder.vocab_size + 4 * ae))
 
     @property
     def uses_latents(self) -> bool:

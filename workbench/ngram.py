@@ -35,9 +35,9 @@ Floats = npt.NDArray[np.float64]
 @dataclass(frozen=True)
 class NgramScores:
     """Scores of one table. ``brier``: (W, n, 4), Brier(P, y) at each position for n-grams of length
-    1 ... 4, a fraction (not per cent). ``cross_entropy``: nats per token over the first token of each
-    position, from the same counts smoothed by Witten-Bell down to the uniform distribution, since the
-    raw table gives some tokens probability 0."""
+    1 ... 4, a fraction (not per cent). ``cross_entropy``: nats per token (see ``text_from``), from the same counts
+    smoothed by Witten-Bell down to the uniform distribution, since the raw table gives some tokens
+    probability 0."""
 
     brier: Floats
     cross_entropy: float
@@ -54,12 +54,16 @@ def score_ngrams(
     order: int,
     windows: npt.NDArray[np.integer[Any]],
     positions: npt.NDArray[np.integer[Any]],
+    *,
+    text_from: int | None = None,
 ) -> NgramScores:
     """Score the table of ``order`` (1 unigram, 2 bigram, 3 trigram).
 
     ``train``: token ids, one dimension, documents one after the other. ``windows``: (W, T) ids.
     ``positions``: (n,) offsets p; the scored n-gram is ``windows[:, p : p + n]``, its context
-    ``windows[:, :p]``. Raises ValueError for sizes that cannot be scored."""
+    ``windows[:, :p]``. ``text_from``: the cross-entropy is over all tokens of a window from this offset on, as the
+    baseline's is; by default over the first token of each position. Raises ValueError for sizes that cannot be
+    scored."""
     if not 1 <= order <= MAX_ORDER:
         raise ValueError(f"order 1 to {MAX_ORDER} wanted, {order} given")
     if len(train) < order:
@@ -72,11 +76,14 @@ def score_ngrams(
             f"{positions.min()} to {positions.max()} given"
         )
     return _score(
-        _Table(np.asarray(train), vocab_size, order), windows.astype(np.int64), positions.astype(np.int64)
+        _Table(np.asarray(train), vocab_size, order),
+        windows.astype(np.int64),
+        positions.astype(np.int64),
+        positions.astype(np.int64) if text_from is None else np.arange(text_from, windows.shape[1]),
     )
 
 
-def _score(table: _Table, windows: Ints, positions: Ints) -> NgramScores:
+def _score(table: _Table, windows: Ints, positions: Ints, text: Ints) -> NgramScores:
     brier = np.empty((len(windows), len(positions), MAX_NGRAM))
     collisions = table.collisions()
     accuracy = np.ones((len(windows), len(positions)))
@@ -85,7 +92,7 @@ def _score(table: _Table, windows: Ints, positions: Ints) -> NgramScores:
         states = first if n == 0 else table.states(windows, positions + n)
         accuracy = accuracy * table.probability(states, windows[:, positions + n])
         brier[:, :, n] = 2.0 * accuracy - collisions[n][first]
-    smoothed = table.smoothed(windows, positions)
+    smoothed = table.smoothed(windows, text)
     return NgramScores(brier, float(-np.log(smoothed).mean()))
 
 

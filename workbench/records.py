@@ -3,6 +3,8 @@
     config.yaml         the resolved RunConfig
     record.json         RunRecord, rewritten whole at every change of state
     metrics.jsonl       TrainPoint lines
+    positions.npz       Brier estimates of every position at the last evaluation (workbench.positions)
+    floors.npz          the n-gram tables' scores of the same positions
     evaluations.jsonl   Evaluation lines
     autoencoder.json    AutoencoderReport of the autoencoder used (CALM runs)
     autoencoder.safetensors  its weights: the run does not depend on the cache
@@ -58,11 +60,28 @@ class Brier(Record):
     brier_se: list[float]
     brierlm: float
     brierlm_se: float
+    brierlm_low: float | None = None
+    brierlm_high: float | None = None
+    """95 % interval of BrierLM: delta method with t quantiles, or [0, upper bound] where ``weak_orders`` are
+    named; None with fewer than two clusters."""
+    weak_orders: list[int] = []
+    """Orders (1 to 4) that lie within three of their errors of 0: the delta method does not hold there."""
+    bootstrap_se: float | None = None
+    """The same error from resampled clusters, as a cross-check."""
     num_positions: int
     num_clusters: int
+    num_windows: int | None = None
+    rounds: int = 1
+    """How often S samples were drawn at every position; values are means over rounds."""
     score: float
     """BrierLM where every order lies above two of its errors; below, a smooth per-order score on the same scale
-    (``brier.smooth_score``)."""
+    (``uncertainty.smooth_score``)."""
+
+    def words(self) -> str:
+        """``3.23 ± 0.22``; ``[0, 1.31]`` where an order is too near 0 for a standard error."""
+        if self.weak_orders and self.brierlm_high is not None:
+            return f"[0, {self.brierlm_high:.2f}]"
+        return f"{self.brierlm:.2f} ± {self.brierlm_se:.2f}"
 
 
 class Evaluation(Record):
@@ -75,7 +94,17 @@ class Evaluation(Record):
     fingerprint: str
     brier: Brier
     cross_entropy: float | None = None
-    """Nats per token, token baselines only."""
+    """Nats per token, token baselines only; over all tokens of the windows that have the least context."""
+    cross_entropy_se: float | None = None
+    bits_per_byte: float | None = None
+    """The same per UTF-8 byte of the text, end tokens left out: comparable between tokenizers."""
+    byte_perplexity: float | None = None
+    """2 ** bits_per_byte."""
+    wanted_se: float | None = None
+    """``eval.target_se`` where this evaluation drew more positions or samples to reach it."""
+    stopped_by: Literal["target", "budget", "text"] | None = None
+    """Why it drew no more: the error was reached, ``eval.max_positions`` was spent, or the split holds no more
+    text and more samples would not help."""
     energy_loss: float | None = None
     """On held-out positions, CALM only (any head's loss)."""
     energy_loss_shuffled: float | None = None
@@ -112,6 +141,51 @@ class AutoencoderReport(Record):
     num_chunks: int
 
 
+class Bottleneck(Record):
+    """Where a CALM's quality is lost, on some of the windows that it is scored on. Lists run over the orders
+    1 ... min(K, 4) that one chunk holds; scores and accuracies are in per cent."""
+
+    num_positions: int
+    num_samples: int
+    """S drawn at each of the positions."""
+    brier: list[float]
+    """Brier-n of the model there."""
+    autoencoder_brier: list[float]
+    """Of encoding and decoding the truth (posterior mean): what the autoencoder alone leaves possible."""
+    noisy_brier: list[float]
+    """The same with the noise that the head makes added to the posterior mean."""
+    head_noise: float
+    """Root mean square, per latent dimension, of a sampled vector minus the posterior mean of the tokens it
+    decodes to (understated where that is a wrong chunk)."""
+    posterior_noise: float
+    """Root mean square of the posterior's sigma, to compare with."""
+    mode_accuracy: list[float]
+    """Share of positions whose most frequent n-gram among the samples is the true one."""
+    sample_accuracy: list[float]
+    """Mean share of samples that are right."""
+    shuffled_brier: list[float]
+    """Brier-n with another window's hidden states."""
+    effective_rank_posterior: float
+    """exp(entropy of the covariance's eigenvalues) of the posterior means; at most L."""
+    effective_rank_samples: float
+    """The same of the head's samples; 0 where they do not vary."""
+    latent_dim: int
+
+
+class Overlap(Record):
+    """Evaluated text that also occurs in the training text."""
+
+    span_bytes: int
+    """Length of the spans that are looked for."""
+    token_share: float
+    """Share of the evaluated tokens that lie in a span that the training text has too."""
+    window_share: float
+    """Share of windows of which more than half lies in such spans."""
+    longest: str = ""
+    """Beginning of the longest such stretch."""
+    longest_tokens: int = 0
+
+
 class Floor(Record):
     """An n-gram table scored on the same positions; Brier-n in per cent, exact."""
 
@@ -123,7 +197,7 @@ class Floor(Record):
 class Diagnostic(Record):
     code: str
     """Short and stable: collapse, reconstruction, brittle_decoder, not_finite, brierlm_zero,
-    below_floor, ignores_context, identical_draws."""
+    below_floor, ignores_context, identical_draws, seen_text."""
     message: str
 
 
@@ -168,6 +242,9 @@ class RunRecord(Record):
     final: Evaluation | None = None
     floors: dict[str, Floor] = {}
     """unigram, bigram, trigram."""
+    overlap: Overlap | None = None
+    bottleneck: Bottleneck | None = None
+    """Of the last evaluation; CALM only."""
     diagnostics: list[Diagnostic] = []
     environment: dict[str, Any] = {}
     """python, platform, cpu, cores, threads, versions {package: version}, git_commit, git_diff_hash."""

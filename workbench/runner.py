@@ -5,7 +5,6 @@ The run folder (workbench.records) is written first; a tracker mirrors it and ma
 
 from __future__ import annotations
 
-import io
 import logging
 import time
 from collections.abc import Callable
@@ -14,18 +13,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
 
 from workbench import diagnostics, files, flops, machine, records, run_plots
+from workbench.bottleneck import bottleneck
 from workbench.build import Inputs, build_model, keep_autoencoder, prepare_inputs
 from workbench.config import CalmConfig, RunConfig
 from workbench.data import Corpus
 from workbench.errors import RunError
-from workbench.evaluate import Grid, evaluate, floors, identical_draws
+from workbench.evaluate import Background, Grid, evaluate, floors, identical_draws
 from workbench.home import Home
 from workbench.model import Calm
 from workbench.optim import phase_after
+from workbench.pairs import PairedDifference, against_floor
+from workbench.positions import FLOORS, POSITIONS, read_floors, read_positions, write_floors, write_positions
 from workbench.progress import Display, NoDisplay
 from workbench.records import Evaluation, RunRecord, Status, TrainPoint
 from workbench.saved_runs import require_same_text
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-POSITIONS = "brier_positions.npy"
-"""Brier estimates of every position at the last evaluation, (W, n, 4): what pairs are compared by."""
 FINISHED: tuple[Status, ...] = ("completed", "pruned", "not_finite")
 
 
@@ -184,8 +183,13 @@ class _Run:
         self.record.data_hash = corpus.hash
         self.record.eval_fingerprint = grid.fingerprint
         self.record.num_steps = schedule.num_steps
-        self.record.floors = floors(corpus, self.config.eval, grid, self.home.cache)
+        self.keep_background(floors(corpus, self.config.eval, grid, self.home.cache))
         self.write()
+
+    def keep_background(self, background: Background) -> None:
+        """The n-gram tables on the scored windows, and what of those the training text holds."""
+        self.record.floors, self.record.overlap = background.floors, background.overlap
+        write_floors(self.run_dir / FLOORS, background.scores)
 
     def train(
         self,
@@ -205,10 +209,16 @@ class _Run:
 
         def evaluate_now(current: Trainer) -> Evaluation:
             step = current.position.step
-            evaluation, values = evaluate(
+            last = step == schedule.num_steps
+            if last and self.config.eval.target_se is not None:
+                display.stage("evaluating", grid.capacity)
+            scores = evaluate(
                 current.model,
                 self.config.eval,
                 grid,
+                corpus=trainer.corpus,
+                to_target=last,
+                progress=lambda done, wanted: display.advance(done) if last else None,
                 phase=phase_after(
                     step,
                     schedule.num_steps,
@@ -219,10 +229,11 @@ class _Run:
                 tokens=step * schedule.tokens_per_step,
                 flops=step * schedule.flops_per_step,
             )
+            evaluation = scores.evaluation
             files.append_json_line(self.run_dir / records.EVALUATIONS, evaluation.model_dump())
-            buffer = io.BytesIO()
-            np.save(buffer, values)
-            files.write_atomic(self.run_dir / POSITIONS, buffer.getvalue())
+            write_positions(self.run_dir / POSITIONS, scores.positions)
+            if len(scores.grid.windows) > len(grid.windows):
+                self.keep_background(floors(trainer.corpus, self.config.eval, scores.grid, self.home.cache))
             self.record.final = evaluation
             self.progress(current)
             self.write()
@@ -247,17 +258,28 @@ class _Run:
         done = records.read_evaluations(self.run_dir)
         self.record.final = done[-1] if done else None
         if self.record.final is not None:
-            found = diagnostics.diagnose_evaluation(self.record.final, self.record.floors)
+            found = diagnostics.diagnose_evaluation(self.record.final, self.record.floors, self.above_floors())
             self.record.diagnostics.extend(found)
+        if self.record.overlap is not None:
+            self.record.diagnostics.extend(diagnostics.diagnose_overlap(self.record.overlap))
         usable = status != "not_finite"
-        if usable and isinstance(trainer.model, Calm) and identical_draws(trainer.model, self.config.eval, grid):
-            self.record.diagnostics.append(diagnostics.identical_draws())
+        if usable and isinstance(trainer.model, Calm):
+            if status == "completed":
+                self.record.bottleneck = bottleneck(trainer.model, self.config.eval, grid.windows, grid.positions)
+            if identical_draws(trainer.model, self.config.eval, grid):
+                self.record.diagnostics.append(diagnostics.identical_draws())
         self.progress(trainer)
         record = self.end(status, reason)
         if usable:
             # last of all: without the optimizer's state a run that is not recorded as finished could not go on
             trainer.save(finished=True)
         return record
+
+    def above_floors(self) -> dict[str, PairedDifference]:
+        """The last evaluation minus each n-gram table, at the same positions."""
+        scores, tables = read_positions(self.run_dir / POSITIONS), read_floors(self.run_dir / FLOORS)
+        pairs = {name: against_floor(scores, tables, name) for name in tables.tables}
+        return {name: pair for name, pair in pairs.items() if pair is not None}
 
     def progress(self, trainer: Trainer) -> None:
         position, schedule = trainer.position, trainer.plan
@@ -314,10 +336,7 @@ def _line(evaluation: Evaluation) -> str:
     brier = evaluation.brier
     orders = " ".join(f"{value:.2f}" for value in brier.brier)
     extra = f", cross-entropy {evaluation.cross_entropy:.3f}" if evaluation.cross_entropy is not None else ""
-    return (
-        f"step {evaluation.step} ({evaluation.phase}): BrierLM {brier.brierlm:.2f} ± {brier.brierlm_se:.2f} "
-        f"(Brier-1…4 {orders} %){extra}"
-    )
+    return f"step {evaluation.step} ({evaluation.phase}): BrierLM {brier.words()} (Brier-1…4 {orders} %){extra}"
 
 
 def _now() -> str:

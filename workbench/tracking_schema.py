@@ -274,8 +274,14 @@ def _evaluation_metrics(evaluation: records.Evaluation) -> dict[str, float | Non
     metrics: dict[str, float | None] = {
         "eval/brierlm": brier.brierlm,
         "eval/brierlm_se": brier.brierlm_se,
+        "eval/brierlm_low": brier.brierlm_low,
+        "eval/brierlm_high": brier.brierlm_high,
         "eval/score": brier.score,
+        "eval/num_positions": float(brier.num_positions),
         "eval/cross_entropy": evaluation.cross_entropy,
+        "eval/cross_entropy_se": evaluation.cross_entropy_se,
+        "eval/bits_per_byte": evaluation.bits_per_byte,
+        "eval/byte_perplexity": evaluation.byte_perplexity,
         "eval/energy_loss": evaluation.energy_loss,
         "eval/energy_loss_shuffled": evaluation.energy_loss_shuffled,
         "eval/energy_loss_gain_se": evaluation.energy_loss_gain_se,
@@ -303,9 +309,26 @@ def _static(report: records.AutoencoderReport | None, record: records.RunRecord,
     for name, floor in record.floors.items():
         values |= {f"floor/{name}_brierlm": floor.brierlm, f"floor/{name}_cross_entropy": floor.cross_entropy}
         values |= {f"floor/{name}_brier_{n}": value for n, value in enumerate(floor.brier, start=1)}
+    if record.overlap is not None:
+        values["data/seen_share"] = record.overlap.token_share
+    if record.bottleneck is not None:
+        values |= _bottleneck(record.bottleneck)
     for key, value in values.items():
         if value is not None:
             yield Point(key, value, 0, start)
+
+
+def _bottleneck(panel: records.Bottleneck) -> dict[str, float | None]:
+    """Where the quality is lost, of the last evaluation (known when the run has ended)."""
+    values: dict[str, float | None] = {
+        "bottleneck/head_noise": panel.head_noise,
+        "bottleneck/effective_rank_posterior": panel.effective_rank_posterior,
+        "bottleneck/effective_rank_samples": panel.effective_rank_samples,
+    }
+    names = ("brier", "autoencoder_brier", "noisy_brier", "mode_accuracy", "sample_accuracy", "shuffled_brier")
+    for name in names:
+        values |= {f"bottleneck/{name}_{n}": v for n, v in enumerate(getattr(panel, name), start=1)}
+    return values
 
 
 def _config(run_dir: Path) -> dict[str, Any]:

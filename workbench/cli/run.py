@@ -1,4 +1,4 @@
-"""``calm train``, ``calm evaluate``, ``calm sample``."""
+"""``calm train``, ``calm sample``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from workbench.config import RunConfig
-    from workbench.records import Evaluation, RunRecord
+    from workbench.home import Home
+    from workbench.progress import Display
+    from workbench.records import Bottleneck, RunRecord
+    from workbench.tracking import Tracker
 
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar="CALM_HOME", help="Folder of runs, caches and databases.")
@@ -26,7 +29,6 @@ SetOption = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(train)
-    app.command()(evaluate)
     app.command()(sample)
 
 
@@ -40,90 +42,87 @@ def train(
     tracking_uri: Annotated[
         str | None, typer.Option(help="MLflow; default: a local database in --home; 'none': no tracking.")
     ] = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="So many runs, with the seeds seed, seed + 1, ...")
+    ] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Parameters and FLOPs; trains nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Train and evaluate one model. An interrupted run is continued by the same command."""
+    """Train and evaluate one model, or the same one with several seeds. An interrupted run is continued by the
+    same command; what is finished is not repeated."""
     from workbench.config_file import load_config, parse_assignments
 
     asked = load_config(config, parse_assignments(set_ or []))
     title = name or asked.name or config.stem
     if dry_run:
-        _dry_run(asked, home, as_json)
+        _dry_run(asked, home, seeds, as_json)
         return
-    from workbench.cli.display import RunDisplay, make_console
+    from workbench.cli.display import make_console
     from workbench.home import open_home
-    from workbench.runner import Identity, execute, resolve
     from workbench.tracking import SINGLE, open_tracker
 
     place = open_home(home)
     tracker = open_tracker(tracking_uri, experiment=SINGLE, home=place)
     console = make_console(stderr=as_json)
-    resolved = resolve(asked, place)
-    run_dir = place.single_runs() / f"{_slug(title)}-{resolved.hash()[:8]}"
     try:
-        with RunDisplay(console) as display:
-            record = execute(
-                resolved, run_dir, home=place, identity=Identity(name=title), tracker=tracker, display=display
-            )
+        done = _train_seeds(console, asked, title, seeds, place, tracker)
     except KeyboardInterrupt:
         typer.echo("calm: interrupted; the same command continues where it stopped", err=True)
         raise
     finally:
         tracker.close()
+    records = [record for record, _ in done]
     if as_json:
-        print(record.model_dump_json(indent=1))
+        print(records[0].model_dump_json(indent=1) if seeds == 1 else _json_list(records))
+    elif seeds == 1:
+        _print_record(console, *done[0])
     else:
-        _print_record(console, record, run_dir)
-    if record.status == "not_finite":
+        _print_seeds(console, records, [run_dir for _, run_dir in done])
+    if any(record.status == "not_finite" for record in records):
         raise typer.Exit(1)
 
 
-def evaluate(
-    run: Annotated[str, typer.Argument(help="Run folder, id or name.")],
-    set_: SetOption = None,
-    split: Annotated[str | None, typer.Option(help="validation or test; default: as in training.")] = None,
-    home: HomeOption = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Score a trained run again: other positions, more samples, the test split (--set eval.NAME=VALUE)."""
-    from workbench import files
-    from workbench.cli.display import make_console
-    from workbench.config_file import build_config, parse_assignments
-    from workbench.errors import ConfigError
-    from workbench.evaluate import evaluate as score
-    from workbench.evaluate import evaluation_grid, floors
-    from workbench.home import open_home
-    from workbench.saved_runs import find_run, load_run
+def _train_seeds(
+    console: Console, asked: RunConfig, title: str, seeds: int, place: Home, tracker: Tracker
+) -> list[tuple[RunRecord, Path]]:
+    """The records and folders of the runs with seeds ``asked.seed``, ``asked.seed + 1``, ...
 
-    place = open_home(home)
-    run_dir = find_run(run, place)
-    overrides = parse_assignments(set_ or []) | ({"eval.split": split} if split else {})
-    foreign = [field for field in overrides if not field.startswith("eval.")]
-    if foreign:
-        raise ConfigError(f"calm evaluate changes eval.* only, {foreign[0]} given; train a run with it instead")
-    saved = load_run(run_dir, place)
-    config = build_config(saved.config.to_dict(), overrides)
-    grid = evaluation_grid(config.eval, saved.corpus)
-    with make_console(stderr=True).status("evaluating"):
-        evaluation, _ = score(
-            saved.model,
-            config.eval,
-            grid,
-            phase=saved.phase,
-            step=saved.step,
-            tokens=saved.tokens,
-            flops=saved.train_flops,
-        )
-        floor = floors(saved.corpus, config.eval, grid, place.cache)
-    file = run_dir / f"evaluation-{evaluation.fingerprint}-s{config.eval.seed}.json"
-    files.write_atomic(file, evaluation.model_dump_json(indent=1) + "\n")
-    if as_json:
-        print(evaluation.model_dump_json(indent=1))
-        return
-    console = make_console()
-    floor_values = {name: [*value.brier, value.brierlm] for name, value in floor.items()}
-    _print_scores(console, f"{saved.record.name}, {config.eval.split}", evaluation, floor_values)
+    A run's folder depends on its own seed alone, so that ``--seeds 3`` finds what ``--seeds 1`` has trained.
+    One whose loss is not finite does not stop the others."""
+    from workbench.cli.display import RunDisplay
+    from workbench.runner import Identity, execute, resolve
+
+    done = []
+    for number in range(seeds):
+        resolved = resolve(asked.model_copy(update={"seed": asked.seed + number}), place)
+        run_dir = place.single_runs() / f"{_slug(title)}-{resolved.hash()[:8]}"
+        name = title if seeds == 1 else f"{title} s{resolved.seed}"
+        with RunDisplay(console) as display:
+            shown: Display = display
+            if seeds > 1:
+                shown = _SeedDisplay(display, resolved.seed)
+                shown.note(f"run {number + 1} of {seeds}, folder {run_dir}")
+            record = execute(
+                resolved, run_dir, home=place, identity=Identity(name=name), tracker=tracker, display=shown
+            )
+        done.append((record, run_dir))
+    return done
+
+
+class _SeedDisplay:
+    """A ``workbench.progress.Display`` that says which seed's run it shows."""
+
+    def __init__(self, inner: Display, seed: int) -> None:
+        self.inner, self.seed = inner, seed
+
+    def stage(self, name: str, total: int) -> None:
+        self.inner.stage(f"seed {self.seed}: {name}", total)
+
+    def advance(self, done: int, **values: float) -> None:
+        self.inner.advance(done, **values)
+
+    def note(self, text: str) -> None:
+        self.inner.note(f"seed {self.seed}: {text}")
 
 
 def sample(
@@ -163,7 +162,7 @@ def sample(
         print(prompt + tokenizer.decode(row))
 
 
-def _dry_run(asked: RunConfig, home: Path, as_json: bool) -> None:
+def _dry_run(asked: RunConfig, home: Path, seeds: int, as_json: bool) -> None:
     import json
 
     from workbench.flops import describe, vocab_size
@@ -176,6 +175,11 @@ def _dry_run(asked: RunConfig, home: Path, as_json: bool) -> None:
     speed = training_flops_per_second(config, vocab_size(config))
     described["training_flops_per_second"] = speed
     described["estimated_training_seconds"] = described["train_flops"] / speed if speed else None
+    if seeds > 1:  # the figures above are one run's
+        described["seeds"] = seeds
+        described["train_flops_all_seeds"] = seeds * described["train_flops"]
+        one = described["estimated_training_seconds"]
+        described["estimated_training_seconds_all_seeds"] = one and seeds * one
     if as_json:
         print(json.dumps({**described, "config": config.to_dict()}, indent=1))
         return
@@ -205,9 +209,15 @@ def _print_record(console: Console, record: RunRecord, run_dir: Path) -> None:
     """The summary at the end of a run."""
     from rich.table import Table
 
+    from workbench.cli.score import print_overlap, print_scores
+
     if record.final is not None:
         floors = {name: [*floor.brier, floor.brierlm] for name, floor in record.floors.items()}
-        _print_scores(console, record.name, record.final, floors)
+        print_scores(console, record.name, record.final, floors)
+    if record.overlap is not None:
+        print_overlap(console, record.overlap)
+    if record.bottleneck is not None:
+        _print_bottleneck(console, record.bottleneck)
     table = Table("", "", show_header=False)
     table.add_row("status", record.status + (f": {record.reason}" if record.reason else ""))
     table.add_row("steps, tokens", f"{record.step:,} of {record.num_steps:,}, {record.tokens:,}")
@@ -222,6 +232,85 @@ def _print_record(console: Console, record: RunRecord, run_dir: Path) -> None:
     console.print(table)
 
 
+def _print_bottleneck(console: Console, panel: Bottleneck) -> None:
+    """Where the quality of a CALM is lost, part by part."""
+    from rich.table import Table
+
+    from workbench.bottleneck_words import lost
+
+    table = Table("", "", title="bottleneck, %", show_header=False)
+    for name, value in lost(panel):
+        table.add_row(name, value)
+    console.print(table)
+
+
+def _print_seeds(console: Console, records: list[RunRecord], run_dirs: list[Path]) -> None:
+    """The runs of one configuration with several seeds: BrierLM ± one standard error of the evaluation for each,
+    and over those that completed their mean and standard deviation (n - 1)."""
+    import statistics
+
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("seed", "BrierLM", "status", "folder", title=f"{len(records)} seeds")
+    for record, run_dir in zip(records, run_dirs, strict=True):
+        score = record.final.brier.words() if record.final is not None else ""
+        status = record.status + (f": {record.reason}" if record.reason else "")
+        table.add_row(str(record.seed), Text(score), Text(status), Text(str(run_dir)))
+    console.print(table)
+    for record in records:
+        for diagnostic in record.diagnostics:
+            console.print(f"seed {record.seed}: {diagnostic.code}: {diagnostic.message}", markup=False)
+    scores = [r.final.brier.brierlm for r in records if r.status == "completed" and r.final is not None]
+    if not scores:
+        console.print("no seed completed, so there is no mean")
+        return
+    between = f"{statistics.stdev(scores):.2f}" if len(scores) > 1 else "not known from one run"
+    console.print(
+        f"mean BrierLM of {len(scores)} completed seed(s): {statistics.mean(scores):.2f}; standard deviation "
+        f"between seeds: {between}; ± is one standard error of the evaluation alone",
+        soft_wrap=True,
+    )
+    _print_noise(console, records, run_dirs, statistics.mean(scores))
+
+
+def _print_noise(console: Console, records: list[RunRecord], run_dirs: list[Path], mean: float) -> None:
+    """The variance between seeds split into training and evaluation noise, and what that means for comparisons."""
+    import math
+
+    from workbench.pairs import align
+    from workbench.positions import POSITIONS, read_positions
+    from workbench.seeds import seed_noise, seeds_needed
+
+    done = [d for r, d in zip(records, run_dirs, strict=True) if r.status == "completed" and r.final is not None]
+    if len(done) < 2:
+        return
+    shared = align([read_positions(run_dir / POSITIONS) for run_dir in done], [run_dir.name for run_dir in done])
+    noise = seed_noise([shared.values], shared.clusters)
+    assert noise is not None
+    console.print(
+        f"of it training noise {noise.sd_training:.2f} and evaluation noise {noise.sd_evaluation:.2f}; 95 % "
+        f"interval of the whole [{noise.low:.2f}, {noise.high:.2f}] ({noise.dof} degrees of freedom)",
+        soft_wrap=True,
+        highlight=False,
+    )
+    unit = 10.0 ** math.floor(math.log10(mean)) if mean > 0 else 1.0
+    needed = ((step * unit, seeds_needed(noise, step * unit)) for step in (0.2, 0.5, 1.0))
+    words = [f"{wish:g}: {'over 1,000' if num is None else num}" for wish, num in needed]
+    console.print(
+        "seeds of each of two settings that show a true difference of so many BrierLM points with a chance of "
+        "80 %: " + ", ".join(words),
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _json_list(records: list[RunRecord]) -> str:
+    import json
+
+    return json.dumps([record.model_dump(mode="json") for record in records], indent=1)
+
+
 def _add_autoencoder(table: Table, run_dir: Path) -> None:
     from workbench.records import read_autoencoder_report
 
@@ -232,25 +321,6 @@ def _add_autoencoder(table: Table, run_dir: Path) -> None:
     table.add_row("autoencoder", f"{report.train_seconds:.0f} s, {report.train_flops:.3g} FLOPs, apart")
     table.add_row("held-out accuracy (noise)", f"{accuracy}; posterior samples {report.posterior_accuracy:.2%}")
     table.add_row("latent dimensions", f"{report.latent_dim}, {report.num_collapsed} collapsed")
-
-
-def _print_scores(console: Console, title: str, evaluation: Evaluation, floors: dict[str, list[float]]) -> None:
-    from rich.table import Table
-
-    brier = evaluation.brier
-    table = Table("", "Brier-1 %", "Brier-2 %", "Brier-3 %", "Brier-4 %", "BrierLM", title=title)
-    pairs = zip([*brier.brier, brier.brierlm], [*brier.brier_se, brier.brierlm_se], strict=True)
-    table.add_row("model", *(f"{value:.2f} ± {se:.2f}" for value, se in pairs))
-    for name, values in floors.items():
-        table.add_row(f"{name} table", *(f"{value:.2f}" for value in values))
-    console.print(table)
-    if evaluation.cross_entropy is not None:
-        console.print(f"cross-entropy {evaluation.cross_entropy:.4f} nats per token")
-    console.print(
-        f"{brier.num_positions:,} positions in {brier.num_clusters} clusters; ± is one standard error; "
-        f"evaluation {evaluation.fingerprint}",
-        highlight=False,
-    )
 
 
 def _slug(text: str) -> str:

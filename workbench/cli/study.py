@@ -71,7 +71,7 @@ def show(
     sets: Sets = None,
     home: Home = "runs",
 ) -> None:
-    """Dry run: search space, cells, parameters, FLOPs, steps and estimated time. Nothing is trained."""
+    """Dry run: search space if any, cells, parameters, FLOPs, steps and estimated time. Nothing is trained."""
     from pathlib import Path
 
     from studies import find_studies
@@ -94,19 +94,11 @@ def _print_dry_run(console: Console, spec: StudySpec, plan: DryRun, workers: int
 
     from studies.display import duration
 
-    settings = spec.num_settings()
     console.print(f"[bold]{spec.study}[/bold], preset {spec.preset}: {spec.description}", soft_wrap=True)
     console.print(
         f"question: {spec.question}\nagainst:  {spec.against}\nscore:    {spec.objective}", soft_wrap=True
     )
-    console.print(f"search space ({settings or 'continuous'}{' settings' if settings else ''}):")
-    for parameter, dimension in spec.space.items():
-        console.print(f"  {parameter}: {_dimension(dimension)}", markup=False)
-    console.print(
-        f"{spec.trials} trials complete x {spec.seeds} seed(s), at most {spec.max_extra} pruned or failed on top; "
-        f"{len(spec.baselines)} token baselines; {len(spec.check_names)} checks of the best trial's learning rate",
-        soft_wrap=True,
-    )
+    _print_plan(console, spec)
     table = Table(box=None, pad_edge=False)
     table.add_column("run", overflow="fold")
     for column in ("parameters", "tokens", "steps", "train FLOPs", "FLOPs/token (inference)", "time"):
@@ -123,10 +115,29 @@ def _print_dry_run(console: Console, spec: StudySpec, plan: DryRun, workers: int
             duration(row.seconds),
         )
     console.print(table)
-    count = "one per trial" if plan.num_autoencoders is None else f"at most {plan.num_autoencoders}"
-    console.print(f"autoencoders: {count}, about {duration(plan.autoencoder_seconds)} each", soft_wrap=True)
+    if spec.searches:
+        count = "one per trial" if plan.num_autoencoders is None else f"at most {plan.num_autoencoders}"
+        console.print(f"autoencoders: {count}, about {duration(plan.autoencoder_seconds)} each", soft_wrap=True)
     console.print(
         f"about {duration(plan.total_seconds)} on {workers} worker(s) without evaluations ({plan.speed_from})",
+        soft_wrap=True,
+    )
+
+
+def _print_plan(console: Console, spec: StudySpec) -> None:
+    """What is searched, and how many runs there will be."""
+    if not spec.searches:
+        console.print(
+            f"no search: {len(spec.baselines)} cells (token baselines) x {spec.seeds} seed(s)", soft_wrap=True
+        )
+        return
+    settings = spec.num_settings()
+    console.print(f"search space ({settings or 'continuous'}{' settings' if settings else ''}):")
+    for parameter, dimension in spec.space.items():
+        console.print(f"  {parameter}: {_dimension(dimension)}", markup=False)
+    console.print(
+        f"{spec.trials} trials complete x {spec.seeds} seed(s), at most {spec.max_extra} pruned or failed on top; "
+        f"{len(spec.baselines)} token baselines; {len(spec.check_names)} checks of the best trial's learning rate",
         soft_wrap=True,
     )
 
@@ -149,8 +160,10 @@ def run(
         str | None, typer.Option("--name", help="Name of a new launch; default STUDY-PRESET.")
     ] = None,
     workers: Annotated[int, typer.Option("--workers", help="Processes; the cores are divided.")] = 2,
-    trials: Annotated[int | None, typer.Option("--trials", help="CALM trials that are to complete.")] = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", help="Runs per trial, averaged.")] = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", help="Trials of a search that are to complete.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="Runs per trial or cell, averaged.")] = None,
     storage: Storage = None,
     tracking_uri: Annotated[
         str | None,
@@ -160,7 +173,7 @@ def run(
     home: Home = "runs",
     execute: Execute = None,
 ) -> None:
-    """Launch a study, or resume it: finished trials are never repeated."""
+    """Launch a study, or resume it: finished trials and cells are never repeated."""
     from studies import launch as launching
     from studies.display import Display
     from studies.objective import DEFAULT_RUNNER
@@ -197,7 +210,8 @@ def _print_result(console: Console, result: Any) -> None:
         )
         return
     if result.already_finished:
-        console.print(f"{name} is finished already; more trials: calm study run {name} --trials N", soft_wrap=True)
+        more = f"; more trials: calm study run {name} --trials N" if state.searches else ""
+        console.print(f"{name} is finished already{more}", soft_wrap=True)
     console.print(final_table(state))
     failures = state.of_state("fail")
     for row in failures:
