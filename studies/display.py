@@ -66,14 +66,18 @@ def line(row: TrialRow) -> str:
 
 
 def progress_text(state: Snapshot) -> str:
-    """``5/12 trials, 1 pruned, 0 failed, 2 running, cells 3/6, about 6 min left``."""
-    parts = [
-        f"{state.search.complete}/{state.trials_wanted} trials",
-        f"{state.search.pruned} pruned",
+    """``5/12 trials, 1 pruned, 0 failed, 2 running, cells 3/6, about 6 min left``; without a search
+    ``cells 3/16, 0 failed, 2 running, about 6 min left``."""
+    cells = f"cells {state.cells.complete}/{state.cells_wanted}"
+    both = [
         f"{state.search.failed + state.cells.failed} failed",
         f"{state.search.running + state.cells.running} running",
-        f"cells {state.cells.complete}/{state.cells_wanted}",
     ]
+    if state.searches:
+        trials = f"{state.search.complete}/{state.trials_wanted} trials"
+        parts = [trials, f"{state.search.pruned} pruned", *both, cells]
+    else:
+        parts = [cells, *both]
     if not state.finished:
         left = "time left unknown" if state.seconds_left is None else f"about {duration(state.seconds_left)} left"
         parts.append(left)
@@ -85,14 +89,14 @@ def live_view(name: str, state: Snapshot) -> Group:
     total = max(1, state.trials_wanted + state.cells_wanted)
     head = Text.assemble((f"study {name}  ", "bold"), progress_text(state))
     best = state.best
-    best_text = Text(f"best so far: {line(best)}" if best else "best so far: none yet")
+    best_text = [Text(f"best so far: {line(best)}" if best else "best so far: none yet")] if state.searches else []
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in ("", "state", "score", "setting", "time"):
         table.add_column(column, justify="right" if column in ("score", "time") else "left", no_wrap=True)
     finished = state.of_state("complete", "pruned", "fail")[-RECENT:]
     for row in [*finished, *state.of_state("running")]:
         table.add_row(*_cells(row), style=_STYLE.get(row.state, ""))
-    return Group(head, ProgressBar(total=total, completed=done, width=60), Text(), best_text, table)
+    return Group(head, ProgressBar(total=total, completed=done, width=60), Text(), *best_text, table)
 
 
 _STYLE = {"fail": "red", "pruned": "dim", "running": "cyan"}
@@ -109,8 +113,9 @@ def _cells(row: TrialRow) -> list[str]:
 
 
 def final_table(state: Snapshot) -> Table:
-    """The best trials and all cells."""
-    table = Table(title="best trials and fixed cells", title_justify="left", box=None, pad_edge=False)
+    """The best trials and all cells; nothing is called best without a search, where cells may differ in text."""
+    title = "best trials and fixed cells" if state.searches else "cells"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("", "score", "setting", "time", "run"):
         table.add_column(column, justify="right" if column in ("score", "time") else "left", overflow="fold")
     complete = state.of_state("complete")
@@ -140,8 +145,10 @@ def status_lines(state: Snapshot) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """``41 s``, ``6 min``, ``2 h 05 min``."""
+    """``41 s``, ``6 min``, ``2 h 05 min``, ``12 days``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
+    if minutes >= 3 * 24 * 60:
+        return f"{minutes / (24 * 60):,.0f} days"
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

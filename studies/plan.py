@@ -1,4 +1,7 @@
-"""What a worker does next: baselines, then the search, then the checks of the best setting."""
+"""What a worker does next: baselines, then the search, then the checks of the best setting.
+
+A study without a search wants 0 trials: its search has ended before it began, and it is finished with its
+baselines."""
 
 from __future__ import annotations
 

@@ -20,8 +20,7 @@ from studies.objective import DEFAULT_RUNNER
 from studies.spec import HeartbeatSpec, StudySpec, amend, differences, freeze, suggestion
 from studies.storage import Launch
 from workbench import files
-from workbench.config_file import build_config
-from workbench.errors import StudyError
+from workbench.errors import DataError, StudyError
 from workbench.home import Home
 from workbench.tracking_schema import without_password
 
@@ -54,7 +53,7 @@ def prepare(
 
     ``before_create`` is called with the name of a new launch once everything else has been found in order.
     Raises StudyError and ConfigError; nothing is created then."""
-    for what, value in (("--workers", options.workers), ("--trials", options.trials), ("--seeds", options.seeds)):
+    for what, value in (("--workers", options.workers), ("--seeds", options.seeds)):
         if value is not None and value < 1:
             raise StudyError(f"{what} must be at least 1, {value} given")
     asked = _asked(options)
@@ -81,12 +80,21 @@ def prepare(
 
 
 def check_inputs(spec: StudySpec, home: Home) -> None:
-    """Read the text and lay out the evaluation before anything is created. Raises DataError: a launch frozen
-    with a corpus that is missing or too small could never be mended."""
+    """Read every text that a run of the study will use and lay out its evaluation before anything is created.
+
+    Raises DataError: a launch frozen with a corpus that is missing or too small could never be mended; and
+    ConfigError for a device that this machine does not have."""
     from workbench.build import prepare_inputs
     from workbench.runner import resolve
 
-    prepare_inputs(resolve(space.with_seed(build_config(spec.base), 0, name=spec.name, threads=1), home), home)
+    inputs = list(space.distinct_inputs(spec))
+    for cell, config in inputs:
+        try:
+            prepare_inputs(config.resolved(), home)  # what the machine has changes none of them
+        except DataError as error:
+            raise DataError(f"cell {cell}: {error}" if cell else str(error)) from None
+    for _, config in inputs:
+        resolve(space.with_seed(config, 0, name=spec.name, threads=1), home)
 
 
 def _asked(options: Options) -> StudySpec | None:
@@ -210,7 +218,7 @@ def write_study_file(launch: Launch, tracking_uri: str | None) -> None:
             "spec_hash": spec.hash(),
             "created": before.get("created", now),
             "seeds": spec.seeds,
-            "trials": spec.trials,
+            "trials": spec.trials if spec.searches else None,
             "storage": storage.masked(launch.url),
             "tracking_uri": None if tracking_uri is None else without_password(tracking_uri),
         },

@@ -51,6 +51,11 @@ class Snapshot:
     seconds_left: float | None
     finished: bool
 
+    @property
+    def searches(self) -> bool:
+        """False for a study of cells only."""
+        return self.trials_wanted > 0
+
     def of_state(self, *states: str) -> list[TrialRow]:
         return [row for row in self.rows if row.state in states]
 
@@ -139,6 +144,8 @@ def _mean_seconds(trials: list[FrozenTrial]) -> float | None:
 
 def importance(launch: Launch) -> tuple[dict[str, float] | None, str]:
     """PED-ANOVA importance of each searched parameter, and a note on how far to trust it."""
+    if not launch.spec.searches:
+        return None, "nothing was searched"
     complete = len(launch.search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
     if complete < IMPORTANCE_LEAST:
         return None, f"not computable: {complete} complete trials, at least {IMPORTANCE_LEAST} are needed"

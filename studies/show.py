@@ -38,7 +38,7 @@ class Row:
 class DryRun:
     rows: tuple[Row, ...]
     num_autoencoders: int | None
-    """At most so many are trained; None where the space is continuous."""
+    """At most so many are trained; None where the space is continuous, 0 without a search."""
     autoencoder_seconds: float
     """On one worker, for one autoencoder (the mean of those in ``rows``)."""
     total_seconds: float
@@ -54,10 +54,12 @@ def dry_run(spec: StudySpec, home: Home, workers: int) -> DryRun:
         *(_row(describe(setting), setting_config(spec, setting), speed) for setting in _structures(spec)),
         *(_row(name, baseline_config(spec, name), speed) for name in spec.baselines),
     ]
+    cells = sum(r.seconds for r in rows if r.cost["kind"] == "baseline")
+    if not spec.searches:
+        return DryRun(tuple(rows), 0, 0.0, cells * spec.seeds / workers, speed_from)
     trials = [r for r in rows if r.cost["kind"] == "calm"]
     autoencoder = statistics.mean(r.cost["autoencoder_train_flops"] for r in trials) / speed
     trial_seconds = statistics.mean(r.seconds for r in trials)
-    cells = sum(r.seconds for r in rows if r.cost["kind"] == "baseline")
     cells += len(spec.check_names) * trial_seconds
     num = _num_autoencoders(spec)
     trained = min(spec.trials, num) if num is not None else spec.trials
@@ -72,6 +74,8 @@ def _row(label: str, config: RunConfig, speed: float) -> Row:
 
 def _structures(spec: StudySpec) -> list[dict[str, Any]]:
     """Settings of the searched parameters that change a run's cost, each combination once."""
+    if not spec.searches:
+        return []
     values: dict[str, list[Any]] = {}
     for name, dimension in spec.space.items():
         if name.startswith(STRUCTURE):
@@ -114,16 +118,21 @@ def measured_speed(home: Home) -> tuple[float, str] | None:
 
 
 def probed_speed(spec: StudySpec, home: Home, workers: int) -> tuple[float, str]:
-    """The same from a few training steps of the first setting with a worker's share of the threads; an
-    assumption for a model too large to try."""
+    """The same from a few training steps of the first setting (without a search: of the first cell) with a
+    worker's share of the threads; an assumption for a model too large to try."""
     from workbench.machine import resolve
     from workbench.speed import training_flops_per_second
 
     threads = max(1, available_cores() // workers)
-    config = space.with_seed(setting_config(spec, _structures(spec)[0]), 0, name="probe", threads=threads)
-    config = resolve(config, home.cache)
+    first = (
+        setting_config(spec, _structures(spec)[0])
+        if spec.searches
+        else baseline_config(spec, next(iter(spec.baselines)))
+    )
+    config = resolve(space.with_seed(first, 0, name="probe", threads=threads), home.cache)
     speed = training_flops_per_second(config, flops.vocab_size(config))
     if speed is not None:
-        return speed, f"{speed:.2g} FLOP/s a worker, from a few steps of the first setting just now"
+        what = "setting" if spec.searches else "cell"
+        return speed, f"{speed:.2g} FLOP/s a worker, from a few steps of the first {what} just now"
     speed = ASSUMED_FLOPS_PER_SECOND * threads
     return speed, f"{speed:.2g} FLOP/s a worker, assumed: the model is too large to try a step"

@@ -6,12 +6,17 @@ configuration (tested with ``optuna.trial.FixedTrial``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-from studies.spec import Choices, Range, StudySpec
-from workbench.config import RunConfig
+from studies.spec import Choices, Range, Scalar, StudySpec
+from workbench.config import RunConfig, content_hash
 from workbench.config_file import build_config
+
+MAX_ENUMERATED = 512
+"""Search spaces up to this many settings are gone through setting by setting before a launch."""
 
 
 class Suggests(Protocol):
@@ -38,6 +43,32 @@ def _suggest(trial: Suggests, name: str, dimension: Choices | Range) -> Any:
 def setting_config(spec: StudySpec, setting: Mapping[str, Any]) -> RunConfig:
     """The base configuration with a setting of the search space (dotted names)."""
     return build_config(spec.base, setting)
+
+
+def settings(spec: StudySpec) -> Iterable[dict[str, Scalar]]:
+    """All settings of the search space, or the ends of each range where there are too many; none without a
+    search."""
+    values = {
+        name: list(d.choices) if isinstance(d, Choices) else [d.low, d.high] for name, d in spec.space.items()
+    }
+    if not values:
+        return ()
+    if math.prod(len(v) for v in values.values()) <= MAX_ENUMERATED:
+        return (dict(zip(values, row, strict=True)) for row in itertools.product(*values.values()))
+    return ({name: value} for name, row in values.items() for value in row)
+
+
+def distinct_inputs(spec: StudySpec) -> Iterator[tuple[str, RunConfig]]:
+    """One run for each text, tokenizer, block length and evaluation that the study uses, and whose it is (empty
+    for the search's): what has to be there before anything is launched."""
+    search = (("", setting_config(spec, setting)) for setting in settings(spec))
+    cells = ((name, baseline_config(spec, name)) for name in spec.baselines)
+    seen = set()
+    for whose, config in itertools.chain(search, cells):
+        key = content_hash([config.data.model_dump(), config.train.block_len, config.eval.model_dump()])
+        if key not in seen:
+            seen.add(key)
+            yield whose, config
 
 
 def baseline_config(spec: StudySpec, name: str) -> RunConfig:

@@ -25,8 +25,6 @@ from workbench.errors import ConfigError, StudyError
 
 PRESETS = Path(__file__).parent / "presets"
 Scalar = bool | int | float | str | None
-MAX_ENUMERATED = 512
-"""Search spaces up to this many settings are validated setting by setting before a launch."""
 
 
 class Choices(Section):
@@ -114,19 +112,22 @@ class CheckSpec(Section):
 
 
 class Preset(Section):
-    """The settings of a study: everything but its question."""
+    """The settings of a study: everything but its question.
+
+    Without a ``space`` there is no search: the study is its baselines, and ``trials`` is 0."""
 
     description: str = ""
     base: dict[str, Any]
     """Configuration shared by all runs."""
-    space: Annotated[dict[str, Dimension], Field(min_length=1)]
+    space: dict[str, Dimension] = {}
     """Dotted configuration name to what is searched."""
     start: tuple[dict[str, Scalar], ...] = ()
     """Settings the search begins with (the rest of each is sampled)."""
     baselines: dict[str, dict[str, Any]] = {}
-    """Name of a token baseline to its dotted settings; model.kind is set."""
+    """Name of a token baseline to its dotted settings; model.kind is set. They may change anything of the
+    base, the text too (data.*): scores are then compared within one text only."""
     checks: CheckSpec = CheckSpec()
-    trials: Positive
+    trials: Annotated[int, Field(ge=0)] = 0
     """CALM trials that are to complete."""
     max_pruned: Positive | None = None
     """Pruned and failed trials that may come on top; default as many as trials."""
@@ -135,6 +136,29 @@ class Preset(Section):
     sampler: SamplerSpec = SamplerSpec()
     pruner: PrunerSpec = PrunerSpec()
     heartbeat: HeartbeatSpec = HeartbeatSpec()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.space:
+            if self.trials < 1:
+                raise ValueError(f"trials must be at least 1 where a space is searched, {self.trials} given")
+            return self
+        for name, given in (
+            ("trials", self.trials),
+            ("max_pruned", self.max_pruned),
+            ("start", self.start),
+            ("checks.lr_factors", self.checks.lr_factors),
+        ):
+            if given:
+                raise ValueError(f"{name} is about a search and space is empty; leave {name} out or give a space")
+        if not self.baselines:
+            raise ValueError("nothing to run: give a space to search, or baselines, or both")
+        return self
+
+    @property
+    def searches(self) -> bool:
+        """Whether there is a search, or cells only."""
+        return bool(self.space)
 
 
 @dataclass(frozen=True)
@@ -201,7 +225,7 @@ class StudySpec(Preset):
         return content_hash({k: v for k, v in self.to_dict().items() if k not in _MAY_CHANGE})
 
     def num_settings(self) -> int | None:
-        """Distinct settings of the search space; None where it is continuous."""
+        """Distinct settings of the search space; None where it is continuous, 0 without a search."""
         sizes = []
         for dimension in self.space.values():
             if isinstance(dimension, Range):
@@ -210,7 +234,7 @@ class StudySpec(Preset):
                 sizes.append(int(dimension.high) - int(dimension.low) + 1)
             else:
                 sizes.append(len(dimension.choices))
-        return math.prod(sizes)
+        return math.prod(sizes) if sizes else 0
 
 
 _MAY_CHANGE = ("trials", "max_pruned", "heartbeat", "description")
@@ -227,11 +251,10 @@ def freeze(
 ) -> StudySpec:
     """The complete specification of a launch: defaults filled in, overrides applied, every configuration
     that can be reached checked. Raises StudyError or ConfigError."""
-    settings = study.preset(preset)
-    given = {key: value for key, value in (("trials", trials), ("seeds", seeds)) if value is not None}
+    chosen = study.preset(preset)
     spec = {
-        **settings.model_dump(mode="json"),
-        **given,
+        **chosen.model_dump(mode="json"),
+        **_counts(chosen, f"study {study.name}, preset {preset},", trials, seeds),
         "name": name or f"{study.name}-{preset}",
         "study": study.name,
         "preset": preset,
@@ -250,8 +273,19 @@ def amend(
     overrides: Mapping[str, Any] | None = None,
 ) -> StudySpec:
     """A stored specification with what a continuation asks for on top."""
-    given = {key: value for key, value in (("trials", trials), ("seeds", seeds)) if value is not None}
-    return _complete({**spec.to_dict(), **given}, overrides or {})
+    return _complete({**spec.to_dict(), **_counts(spec, spec.name, trials, seeds)}, overrides or {})
+
+
+def _counts(preset: Preset, what: str, trials: int | None, seeds: int | None) -> dict[str, int]:
+    """The counts that were given. Raises StudyError for trials where nothing is searched, or fewer than one."""
+    if trials is not None and not preset.searches:
+        raise StudyError(
+            f"--trials {trials}: {what} has no search, only {len(preset.baselines)} fixed cells; leave it out "
+            "(--seeds N runs each cell N times)"
+        )
+    if trials is not None and trials < 1:
+        raise StudyError(f"--trials must be at least 1, {trials} given")
+    return {key: value for key, value in (("trials", trials), ("seeds", seeds)) if value is not None}
 
 
 def _complete(tree: dict[str, Any], overrides: Mapping[str, Any]) -> StudySpec:
@@ -260,6 +294,12 @@ def _complete(tree: dict[str, Any], overrides: Mapping[str, Any]) -> StudySpec:
         raise StudyError(
             f"{', '.join(searched)} cannot be set: study {tree['study']} searches over it; "
             "set something else, or use `calm train` for a single setting"
+        )
+    idle = [name for name in overrides if not tree["space"] and _set_by_every(tree["baselines"], name)]
+    if idle:
+        raise StudyError(
+            f"{', '.join(idle)} cannot be set: every cell of study {tree['study']}, preset {tree['preset']}, "
+            "has its own; set something else, or use `calm train` for a single setting"
         )
     tree = {**tree, "base": build_config(tree["base"], overrides).to_dict()}
     try:
@@ -270,13 +310,18 @@ def _complete(tree: dict[str, Any], overrides: Mapping[str, Any]) -> StudySpec:
     return spec
 
 
+def _set_by_every(cells: Mapping[str, Mapping[str, Any]], name: str) -> bool:
+    """Whether every cell sets the dotted ``name``, or a section that it lies in."""
+    return all(any(f"{name}.".startswith(f"{own}.") for own in settings) for settings in cells.values())
+
+
 def check(spec: StudySpec) -> None:
     """Build every configuration the study can reach (or the ends of each range where there are too many).
 
     Raises StudyError naming the setting that is not valid."""
-    from studies.space import baseline_config, setting_config  # the space module builds on this one
+    from studies.space import baseline_config, setting_config, settings  # the space module builds on this one
 
-    for setting in itertools.chain(_settings(spec.space), spec.start):
+    for setting in itertools.chain(settings(spec), spec.start):
         unknown = sorted(set(setting) - set(spec.space))
         if unknown:
             raise StudyError(f"start: {', '.join(unknown)} is not in the search space {sorted(spec.space)}")
@@ -286,16 +331,14 @@ def check(spec: StudySpec) -> None:
             raise StudyError(f"study {spec.study}, preset {spec.preset}, {describe(setting)}: {error}") from None
     for name in spec.baselines:
         try:
-            baseline_config(spec, name)
+            config = baseline_config(spec, name)
         except ConfigError as error:
             raise StudyError(f"study {spec.study}, preset {spec.preset}, baseline {name}: {error}") from None
-
-
-def _settings(space: Mapping[str, Dimension]) -> Iterable[dict[str, Scalar]]:
-    values = {name: list(d.choices) if isinstance(d, Choices) else [d.low, d.high] for name, d in space.items()}
-    if math.prod(len(v) for v in values.values()) <= MAX_ENUMERATED:
-        return (dict(zip(values, row, strict=True)) for row in itertools.product(*values.values()))
-    return ({name: value} for name, row in values.items() for value in row)
+        if config.is_calm:
+            raise StudyError(
+                f"study {spec.study}, preset {spec.preset}, baseline {name}: a baseline is a token model; "
+                "leave model.kind out"
+            )
 
 
 def differences(stored: StudySpec, asked: StudySpec) -> list[str]:
@@ -338,4 +381,4 @@ def _problem(item: Any) -> str:
     field = ".".join(str(part) for part in item["loc"] if part not in ("choices", "range"))
     message = str(item["msg"]).removeprefix("Value error, ")
     given = "" if item["type"] in ("value_error", "missing") else f"; given: {item.get('input')!r}"
-    return f"{field}: {message}{given}"
+    return f"{field}: {message}{given}" if field else message

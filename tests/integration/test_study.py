@@ -18,10 +18,13 @@ from typer.testing import CliRunner
 from studies import launch as launching
 from studies import plan, prepare, storage
 from studies.display import Display
+from studies.objective import DEFAULT_RUNNER
 from studies.prepare import Options
 from studies.spec import HeartbeatSpec
+from tests.suites.cells_only import CELLS
 from tests.suites.fake_runner import ATTEMPTS
 from tests.suites.study_launch import FAKE, create, steps, tiny_spec, tiny_study
+from tests.suites.tiny_runs import BASELINE, tree, write_text
 from workbench import records
 from workbench.cli.study import register
 from workbench.errors import StudyError, TrackingError, UserError
@@ -76,6 +79,7 @@ def test_the_command_line_knows_the_studies():
     result = invoke("study", "list", "--home", "nowhere")
     assert result.exit_code == 0
     assert "joint" in result.output
+    assert "correlation" in result.output
     assert "--preset quick" in result.output
     assert not os.path.exists("nowhere")
 
@@ -94,6 +98,17 @@ def test_show_is_a_dry_run(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [".cache"], "only the remembered probe of the machine"
 
 
+def test_show_of_a_study_without_a_search(tmp_path):
+    result = invoke("study", "show", "correlation", "--seeds", "3", "--home", str(tmp_path))
+    assert result.exit_code == 0, result.exception
+    assert "no search: 8 cells (token baselines) x 3 seed(s)" in result.output
+    for text in ("question:", "against:", "shakespeare-byte-d64-l2", "kjv-byte-d128-l4", "FLOP/s a worker"):
+        assert text in result.output
+    for text in ("trials", "autoencoders", "search space"):
+        assert text not in result.output
+    assert [p.name for p in tmp_path.iterdir()] == [".cache"], "only the remembered probe of the machine"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -105,13 +120,21 @@ def test_show_is_a_dry_run(tmp_path):
         (["run", "joint", "--set", "eval.num_windows=99999"], r"set eval\.num_windows to at most"),
         (["status", "joint-quick"], r"no launch 'joint-quick'"),
         (["retry", "joint-quick"], r"no launch 'joint-quick'"),
+        (["show", "correlation", "--trials", "2"], r"--trials 2: study correlation, preset quick, has no search"),
+        (["run", "correlation", "--trials", "2"], r"--trials 2: study correlation, preset quick, has no search"),
+        (
+            ["run", "correlation", "--set", "data.corpus=kjv"],
+            r"data.corpus cannot be set: every cell of study",
+        ),
+        (["run", "correlation", "--preset", "gpu"], r"cell transformer-s: there is no .* YOUR-TEXT"),
     ],
 )
 def test_a_mistake_is_one_message_and_leaves_nothing_behind(tmp_path, arguments, message):
     result = invoke("study", *arguments, "--home", str(tmp_path))
     assert isinstance(result.exception, UserError)
     assert re.search(message, str(result.exception))
-    assert not (tmp_path / "joint-quick").exists()
+    assert not list(tmp_path.glob("*/study.json"))
+    assert not list(tmp_path.glob("*/*/record.json"))
 
 
 @pytest.mark.slow
@@ -136,6 +159,35 @@ def test_status_and_retry(tmp_path, monkeypatch):
     assert "queued again: small; now: calm study run tiny-quick" in retried.output
     assert "queued: 1" in invoke("study", "status", "tiny", "--home", str(tmp_path)).output
     assert "nothing has failed" in invoke("study", "retry", "tiny", "--home", str(tmp_path)).output
+
+
+def test_a_study_without_a_search_on_the_command_line(tmp_path, monkeypatch):
+    """status, retry, run and its end: nothing is said about trials or a best one."""
+    monkeypatch.setattr("studies.launch.POLL_SECONDS", 0.2)
+    monkeypatch.setenv("FAKE_FAIL", "small")
+    launch = create(tmp_path, tiny_spec(**CELLS))
+    prepare.write_study_file(launch, "none")
+    steps(launch)
+    arguments = ["--home", str(tmp_path)]
+    status = invoke("study", "status", "tiny", *arguments)
+    assert "finished: cells 1/2, 1 failed, 0 running" in status.output
+    assert "failed: small : RuntimeError: a failure for the test" in status.output
+    run_again = ["study", "run", "tiny-quick", "--tracking-uri", "none", "--execute", FAKE, *arguments]
+    already = invoke(*run_again)
+    assert "tiny-quick is finished already" in already.output
+    assert "--trials" not in already.output
+    assert "calm study retry tiny-quick" in already.output
+    refused = invoke(*run_again, "--trials", "5")
+    assert "--trials 5: tiny-quick has no search" in str(refused.exception)
+    monkeypatch.delenv("FAKE_FAIL")
+    assert "queued again: small" in invoke("study", "retry", "tiny", *arguments).output
+    done = invoke(*run_again, "--workers", "1")
+    assert done.exit_code == 0, done.exception
+    assert "small complete 6.01" in done.output
+    assert "[cells 2/2, 0 failed, 0 running]" in done.output
+    said = done.output.replace(str(tmp_path), "")
+    assert not any(word in said for word in ("trial", "best", "search"))
+    assert (read_json(launch.folder / "summary.json")["num_cells"], attempts(launch.folder)["small-s0"]) == (2, 2)
 
 
 def test_a_tracking_server_that_does_not_answer_leaves_no_launch_behind(home):
@@ -178,6 +230,60 @@ def test_two_workers_finish_exactly_what_was_asked_for(home):
     more, _ = run(home, workers=1, trials=9, name="tiny-quick")
     assert plan.count(more.launch.search.get_trials()).complete == 9
     assert all(attempts(launch.folder)[name] == 1 for name in counts)
+
+
+@pytest.mark.slow
+def test_two_workers_finish_a_study_without_a_search(home, monkeypatch):
+    """Every cell with every seed, once; a second launch has nothing to do."""
+    names = [f"cell-{number}" for number in range(5)]
+    study = tiny_study(**CELLS, baselines={name: {"optim.clip": 1.0 + i} for i, name in enumerate(names)})
+    monkeypatch.setattr(prepare, "find_studies", lambda: {"tiny": study})
+    result, output = run(home, workers=2, seeds=2)
+    assert result.state.finished
+    assert attempts(result.launch.folder) == {f"{name}-s{seed}": 1 for name in names for seed in (0, 1)}
+    assert result.launch.search.get_trials() == []
+    assert "cells 5/5" in output
+    assert read_json(result.launch.folder / "summary.json")["num_cells"] == 5
+    again, _ = run(home, workers=2, seeds=2)
+    assert again.already_finished
+    assert set(attempts(result.launch.folder).values()) == {1}
+
+
+@pytest.mark.slow
+def test_cells_on_several_texts_are_trained_and_scored_apart(home, tmp_path, monkeypatch):
+    """With the real runner: two texts, two tokenizations, two seeds. Each text has a fingerprint of its own, which
+    its cells share, and a cross-entropy at every checkpoint."""
+    texts = {"one": write_text(tmp_path / "one.txt", 30000), "two": write_text(tmp_path / "two.txt", 36000)}
+    tokenizers = {"byte": {"data.tokenizer.kind": "byte"}}
+    tokenizers["bpe"] = {"data.tokenizer.kind": "bpe", "data.tokenizer.vocab_size": 300}
+    cells = {
+        f"{text}-{kind}-d{width}": {
+            "data.corpus": f"text:{path}",
+            **tokenizers[kind],
+            "model.backbone.width": width,
+        }
+        for text, path in texts.items()
+        for kind in tokenizers
+        for width in (16, 32)
+    }
+    content = {**tree(texts["one"]), **BASELINE}
+    content["optim"] = {"batch_positions": 128}
+    study = tiny_study(**CELLS, base=content, baselines=cells)
+    monkeypatch.setattr(prepare, "find_studies", lambda: {"tiny": study})
+    result, _ = run(home, workers=2, seeds=2, execute=DEFAULT_RUNNER)
+    assert result.state.finished
+    assert (result.state.cells.complete, result.state.cells.failed) == (8, 0)
+    fingerprints = {}
+    for name in cells:
+        for seed in (0, 1):
+            record = records.read_record(result.launch.folder / f"{name}-s{seed}")
+            assert (record.status, record.role, record.seed) == ("completed", "baseline", seed)
+            evaluations = records.read_evaluations(result.launch.folder / f"{name}-s{seed}")
+            assert len(evaluations) == 3
+            assert all(e.cross_entropy is not None for e in evaluations)
+            fingerprints.setdefault(name.rpartition("-")[0], set()).update(e.fingerprint for e in evaluations)
+    assert all(len(found) == 1 for found in fingerprints.values())
+    assert len(set.union(*fingerprints.values())) == 4
 
 
 @pytest.mark.slow

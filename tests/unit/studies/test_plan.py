@@ -5,6 +5,7 @@ from optuna.trial import TrialState
 
 from studies import plan, storage
 from studies.prepare import retry
+from tests.suites.cells_only import CELLS
 from tests.suites.fake_runner import ATTEMPTS
 from tests.suites.study_launch import create, steps, tiny_spec
 from workbench.files import read_json_lines
@@ -29,6 +30,42 @@ def test_baselines_then_search_then_checks(tmp_path):
         f"lr-x2-t{best.number:03d}-s0",
     }
     assert set(runs(launch).values()) == {1}
+
+
+def test_a_study_of_cells_only_is_finished_with_its_cells(tmp_path):
+    """An empty space is never searched: no trial at all, and "done" right after the last cell."""
+    launch = create(tmp_path, tiny_spec(**CELLS, seeds=2))
+    assert not plan.is_finished(launch.spec, launch.search, launch.cells)
+    assert steps(launch, most=1) == ["cells"]
+    assert not plan.is_finished(launch.spec, launch.search, launch.cells)
+    assert steps(launch) == ["cells", "done"]
+    assert plan.is_finished(launch.spec, launch.search, launch.cells)
+    assert launch.search.get_trials() == []
+    assert runs(launch) == dict.fromkeys(("small-s0", "small-s1", "large-s0", "large-s1"), 1)
+    assert steps(launch) == ["done"]
+    assert set(runs(launch).values()) == {1}
+
+
+def test_a_study_of_cells_only_waits_for_another_workers_cell(tmp_path):
+    launch = create(tmp_path, tiny_spec(**CELLS))
+    steps(launch, most=1)
+    launch.cells.ask().suggest_categorical("cell", ["small", "large"])  # another worker's
+    assert plan.next_step(launch.spec, launch.search, launch.cells) == "wait"
+    assert not plan.is_finished(launch.spec, launch.search, launch.cells)
+
+
+def test_a_failed_cell_of_a_study_without_a_search_can_be_retried(tmp_path, monkeypatch):
+    """It ends with the failure told, as a search does, and goes on when it is queued again."""
+    launch = create(tmp_path, tiny_spec(**CELLS))
+    monkeypatch.setenv("FAKE_FAIL", "small")
+    assert steps(launch) == ["cells", "cells", "done"]
+    assert plan.is_finished(launch.spec, launch.search, launch.cells)
+    assert plan.count(launch.cells.get_trials()).failed == 1
+    monkeypatch.delenv("FAKE_FAIL")
+    assert retry(launch) == ["small"]
+    assert not plan.is_finished(launch.spec, launch.search, launch.cells)
+    assert steps(launch) == ["cells", "done"]
+    assert runs(launch) == {"small-s0": 2, "large-s0": 1}
 
 
 def test_a_finished_launch_has_nothing_left(tmp_path):

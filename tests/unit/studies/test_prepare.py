@@ -6,8 +6,11 @@ import pytest
 
 from studies import plan, prepare, storage
 from studies.prepare import Options, find_launch
+from studies.spec import HeartbeatSpec
+from tests.suites.cells_only import CELLS
 from tests.suites.study_launch import steps, tiny_study
-from workbench.errors import StudyError
+from tests.suites.tiny_runs import write_text
+from workbench.errors import DataError, StudyError
 from workbench.home import open_home
 
 
@@ -100,6 +103,42 @@ def test_an_unknown_name_lists_studies_and_launches(home):
 def test_counts_must_be_positive(home, options):
     with pytest.raises(StudyError, match=f"--{next(iter(options))} must be at least 1"):
         launch(home, **options)
+
+
+def test_a_launch_without_a_search_freezes_and_resumes(home, monkeypatch):
+    monkeypatch.setattr(prepare, "find_studies", lambda: {"tiny": tiny_study(**CELLS)})
+    first = launch(home, seeds=2)
+    stored = json.loads((home.root / "tiny-quick" / "study.json").read_text())
+    # None and not 0: the report turns what is there into the command that repeats the study
+    assert (stored["trials"], stored["seeds"], stored["parameters"]) == (None, 2, {})
+    assert stored["spec"] == first.spec.to_dict()
+    steps(first, most=1)
+    for name in ("tiny", "tiny-quick"):
+        again = launch(home, name=name, seeds=2)
+        assert len(again.cells.get_trials()) == 2
+        with pytest.raises(StudyError, match=r"--trials 4: .* has no search"):
+            launch(home, name=name, trials=4)
+    with pytest.raises(StudyError, match="seeds: 2 → 1"):
+        launch(home)
+    steps(launch(home, seeds=2))
+    finished = launch(home, name="tiny-quick")
+    assert plan.is_finished(finished.spec, finished.search, finished.cells)
+
+
+def test_every_cells_text_is_read_before_a_launch(home, monkeypatch, tmp_path):
+    """Under the real runner; a cell whose text is missing or too small is named, and nothing is created."""
+    write_text(tmp_path / "good.txt")
+    (tmp_path / "small.txt").write_text("too small")
+    rules = {"eval.context_len": 32, "eval.min_context": 16, "eval.num_windows": 16, "train.block_len": 32}
+    wrong = {"missing": f"text:{tmp_path}/none.txt", "small": f"text:{tmp_path}/small.txt"}
+    for cell, corpus in wrong.items():
+        cells = {"good": {"data.corpus": f"text:{tmp_path}/good.txt"}, cell: {"data.corpus": corpus}}
+        study = tiny_study(**CELLS, baselines={name: {**rules, **settings} for name, settings in cells.items()})
+        monkeypatch.setattr(prepare, "find_studies", lambda study=study: {"tiny": study})
+        with pytest.raises(DataError, match=rf"^cell {cell}: .*{cell if cell == 'small' else 'none'}"):
+            launch(home)
+        assert not (home.root / "tiny-quick").exists()
+        assert storage.load("tiny-quick", storage.open_storage(home.optuna_url, home, HeartbeatSpec())) is None
 
 
 @pytest.mark.parametrize("name", ["", "a/b", ".hidden", "single"])

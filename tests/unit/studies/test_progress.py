@@ -9,6 +9,8 @@ from rich.console import Console
 from studies import progress
 from studies.display import Display, duration, final_table, line, live_view, progress_text, status_lines
 from studies.show import dry_run
+from tests.suites.cells_only import CELLS
+from tests.suites.run_folders import make_run_folder
 from tests.suites.study_launch import create, steps, tiny_spec
 from workbench.home import open_home
 
@@ -112,6 +114,60 @@ def test_lines_and_durations():
     row = progress.TrialRow("trial 7", "complete", 2.3125, "chunk_size=4", 41.2, "t007-s0")
     assert line(row) == "trial 7 complete 2.312 chunk_size=4 41 s"
     assert [duration(s) for s in (3.2, 89, 200, 7500)] == ["3 s", "89 s", "3 min", "2 h 05 min"]
+    assert [duration(24 * 3600 * days) for days in (2, 12, 5000)] == ["48 h 00 min", "12 days", "5,000 days"]
+
+
+def test_without_a_search_only_cells_are_counted_and_nothing_is_best(tmp_path, monkeypatch):
+    """Scores of cells on different texts cannot be ranked, and a mean over no trials must not be taken."""
+    monkeypatch.setenv("FAKE_FAIL", "small")
+    launch = create(tmp_path, tiny_spec(**CELLS))
+    state = progress.snapshot(launch)
+    assert progress_text(state) == "cells 0/2, 0 failed, 0 running, time left unknown"
+    assert "best" not in printed(live_view("tiny-quick", state))
+    steps(launch, most=2)
+    state = progress.snapshot(launch)
+    assert (state.searches, state.trials_wanted, state.cells_wanted, state.best) == (False, 0, 2, None)
+    assert state.finished
+    assert progress_text(state) == "cells 1/2, 1 failed, 0 running"
+    views = [printed(live_view("tiny-quick", state)), printed(final_table(state)), "\n".join(status_lines(state))]
+    assert not any("best" in view or "trial" in view for view in views)
+    assert "large" in views[1]
+    assert "large-s0" in views[1]
+    assert views[2].startswith("finished: cells 1/2, 1 failed")
+    assert "failed: small : RuntimeError" in views[2]
+
+
+def test_the_time_left_of_cells_only_comes_from_cells(tmp_path):
+    launch = create(tmp_path, tiny_spec(**CELLS))
+    steps(launch, most=1)
+    state = progress.snapshot(launch, workers=1)
+    (done,) = state.of_state("complete")
+    assert state.seconds_left == pytest.approx(done.seconds)
+
+
+def test_the_summary_without_a_search(tmp_path):
+    launch = create(tmp_path, tiny_spec(**CELLS))
+    steps(launch)
+    summary = progress.write_summary(launch)
+    assert (summary["num_trials"], summary["num_complete"], summary["num_cells"]) == (0, 0, 2)
+    assert (summary["best"], summary["importance"], summary["importance_note"]) == (
+        None,
+        None,
+        "nothing was searched",
+    )
+
+
+def test_the_dry_run_of_cells_only(tmp_path):
+    """The time of the cells alone, once for each seed, shared by the workers."""
+    shown = dry_run(tiny_spec(**CELLS), open_home(tmp_path), workers=2)
+    assert [r.label for r in shown.rows] == ["small", "large"]
+    assert all(r.cost["kind"] == "baseline" for r in shown.rows)
+    assert (shown.num_autoencoders, shown.autoencoder_seconds) == (0, 0.0)
+    assert shown.total_seconds == pytest.approx(sum(r.seconds for r in shown.rows) / 2)
+    assert "from a few steps of the first cell" in shown.speed_from
+    make_run_folder(tmp_path / "single" / "done")  # speeds of finished runs are used: equal in both calls below
+    once, twice = (dry_run(tiny_spec(**CELLS, seeds=n), open_home(tmp_path), workers=1) for n in (1, 2))
+    assert twice.total_seconds == pytest.approx(2 * once.total_seconds)
 
 
 def test_the_dry_run_costs_every_chunk_size_and_baseline(tmp_path):

@@ -3,7 +3,8 @@
 import pytest
 from optuna.trial import FixedTrial
 
-from studies.space import baseline_config, check_config, next_seeds, suggest, with_seed
+from studies.space import baseline_config, check_config, distinct_inputs, next_seeds, suggest, with_seed
+from tests.suites.cells_only import CELLS
 from tests.suites.study_launch import tiny_spec
 
 SETTING = {"model.chunk_size": 2, "autoencoder.latent_dim": 32, "autoencoder.kl_floor": 0.25}
@@ -52,6 +53,35 @@ def test_a_baseline_has_the_same_budget_data_and_evaluation():
     assert not baseline.is_calm
     assert baseline.model.backbone.num_layers == 3
     assert (baseline.train, baseline.data, baseline.eval) == (calm.train, calm.data, calm.eval)
+
+
+def test_a_cells_own_settings_may_change_text_and_tokenizer():
+    text = {"data.corpus": "kjv", "data.tokenizer.kind": "bpe", "data.tokenizer.vocab_size": 512}
+    spec = tiny_spec(baselines={"plain": {}, "other": text})
+    plain, other = baseline_config(spec, "plain"), baseline_config(spec, "other")
+    assert (plain.data.corpus, plain.data.tokenizer.kind) == ("shakespeare", "byte")
+    assert (other.data.corpus, other.data.tokenizer.kind, other.data.tokenizer.vocab_size) == ("kjv", "bpe", 512)
+    assert other.model_copy(update={"data": plain.data}) == plain
+
+
+def test_every_text_block_length_and_evaluation_is_named_once():
+    """What is checked before a launch: leaving out a cell's own text would let a launch be frozen with a corpus
+    that is not there."""
+    cells = {
+        "same": {"model.backbone.width": 32},
+        "kjv": {"data.corpus": "kjv"},
+        "kjv-wide": {"data.corpus": "kjv", "model.backbone.width": 32},
+        "kjv-bpe": {"data.corpus": "kjv", "data.tokenizer.kind": "bpe"},
+        "long": {"train.block_len": 512},
+        "many": {"eval.num_windows": 200},
+    }
+    spec = tiny_spec(baselines=cells)
+    assert [whose for whose, _ in distinct_inputs(spec)] == ["", "kjv", "kjv-bpe", "long", "many"]
+    assert all(config.is_calm == (whose == "") for whose, config in distinct_inputs(spec))
+    alone = tiny_spec(**CELLS, baselines=cells)
+    assert [whose for whose, _ in distinct_inputs(alone)] == ["same", "kjv", "kjv-bpe", "long", "many"]
+    searched = tiny_spec(space={"data.corpus": {"choices": ["shakespeare", "python-stdlib"]}}, baselines={})
+    assert [c.data.corpus for _, c in distinct_inputs(searched)] == ["shakespeare", "python-stdlib"]
 
 
 def test_a_check_multiplies_the_resolved_rate_only():

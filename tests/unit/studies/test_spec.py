@@ -1,22 +1,26 @@
 """Presets, the frozen specification, and what counts as another one."""
 
 import copy
+import dataclasses
 import json
 
 import pytest
 
 from studies import find_studies
 from studies.spec import Choices, PrunerSpec, Range, StudySpec, amend, differences, freeze
+from tests.suites.cells_only import CELLS
 from tests.suites.study_launch import TINY, tiny_spec, tiny_study
 from workbench.errors import ConfigError, StudyError
 
 
-@pytest.mark.parametrize("preset", ["quick", "cpu"])
-def test_the_presets_of_every_study_are_valid(preset):
+def test_the_presets_of_every_study_are_valid():
     for study in find_studies().values():
-        spec = freeze(study, preset)
-        assert spec.name == f"{study.name}-{preset}"
-        assert len(spec.baselines) >= 3
+        presets = study.load_presets()
+        assert {"quick", "cpu"} <= set(presets)
+        for preset in presets:
+            spec = freeze(study, preset)
+            assert spec.name == f"{study.name}-{preset}"
+            assert len(spec.baselines) >= 3
 
 
 def test_joint_searches_what_the_question_names():
@@ -85,7 +89,13 @@ def test_an_unknown_preset_names_the_known_ones():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"trials": 0}, r"trials: .*greater than 0; given: 0"),
+        ({"trials": -1}, r"trials: .*greater than or equal to 0; given: -1"),
+        ({"trials": 0}, r"preset quick:\ntrials must be at least 1 where a space is searched, 0 given"),
+        ({**CELLS, "trials": 3}, r"trials is about a search and space is empty; leave trials out or give a space"),
+        ({**CELLS, "max_pruned": 3}, r"max_pruned is about a search"),
+        ({**CELLS, "start": [{"model.chunk_size": 1}]}, r"start is about a search"),
+        ({**CELLS, "checks": {"lr_factors": [2.0]}}, r"checks.lr_factors is about a search"),
+        ({**CELLS, "baselines": {}}, r"nothing to run: give a space to search, or baselines"),
         ({"trails": 3}, r"trails: .*not permitted"),
         ({"space": {"model.chunk_size": {"low": 4, "high": 1}}}, r"low must be below high, 4 and 1 given"),
         ({"space": {"model.chunk_size": {"choices": [1, 1]}}}, r"choices must differ, \[1, 1\] given"),
@@ -104,8 +114,51 @@ def test_every_reachable_configuration_is_checked_before_the_launch():
         tiny_spec(space={"autoencoder.latent_dims": {"choices": [16]}})
     with pytest.raises(StudyError, match=r"baseline bad: .*width 15"):
         tiny_spec(baselines={"bad": {"model.backbone.width": 15}})
+    with pytest.raises(StudyError, match=r"baseline bad: a baseline is a token model; leave model.kind out"):
+        tiny_spec(baselines={"bad": {"model.kind": "calm"}})
     with pytest.raises(StudyError, match=r"start: optim.lr is not in the search space"):
         tiny_spec(start=[{"optim.lr": 1e-3}])
+
+
+def test_a_preset_without_a_search_needs_neither_space_nor_trials():
+    """Space and trials may be left out altogether; nothing is left that would be searched or checked."""
+    preset = {"base": TINY["base"], "baselines": TINY["baselines"]}
+    study = dataclasses.replace(tiny_study(), presets={"quick": preset})
+    spec = freeze(study, "quick")
+    assert not spec.searches
+    assert (spec.trials, spec.max_extra, spec.check_names, spec.num_settings()) == (0, 0, (), 0)
+    assert tiny_spec().searches
+    assert StudySpec.model_validate(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert differences(spec, amend(spec)) == []
+    assert differences(spec, amend(spec, seeds=2)) == ["seeds: 1 → 2"]
+
+
+@pytest.mark.parametrize("trials", [0, 3])
+def test_trials_of_a_study_without_a_search_are_refused(trials):
+    """Also 0, which would otherwise be told to be at least 1; and also when a launch is continued."""
+    message = rf"--trials {trials}: .* has no search, only 2 fixed cells; leave it out \(--seeds N runs each cell"
+    with pytest.raises(StudyError, match=message):
+        freeze(tiny_study(**CELLS), "quick", trials=trials)
+    with pytest.raises(StudyError, match=rf"--trials {trials}: tiny-quick has no search"):
+        amend(tiny_spec(**CELLS), trials=trials)
+    with pytest.raises(StudyError, match="--trials must be at least 1, 0 given"):
+        freeze(tiny_study(), "quick", trials=0)
+
+
+def test_what_every_cell_sets_itself_cannot_be_set_for_all():
+    """``--set`` changes the base, so it would change nothing and say nothing."""
+    cells = {
+        "a": {"data.corpus": "kjv", "data.tokenizer": {"kind": "byte"}, "optim.clip": 2.0},
+        "b": {"data.corpus": "kjv", "data.tokenizer.kind": "bpe", "data.tokenizer.vocab_size": 512},
+    }
+    study = tiny_study(**CELLS, baselines=cells)
+    for name, value in (("data.corpus", "shakespeare"), ("data.tokenizer.kind", "byte")):
+        with pytest.raises(
+            StudyError, match=rf"{name} cannot be set: every cell of study tiny, preset quick, has"
+        ):
+            freeze(study, "quick", overrides={name: value})
+    for name, value in (("clip", 3.0), ("lr", 1e-3)):  # of which one cell has its own, or none
+        assert freeze(study, "quick", overrides={f"optim.{name}": value}).base["optim"][name] == value
 
 
 def test_overrides_are_validated_and_may_not_fix_what_is_searched():
