@@ -27,7 +27,9 @@ TENSOR_MODULES = [
     "workbench.language_model",
     "workbench.model",
     "workbench.baseline",
+    "workbench.bottleneck",
     "workbench.brier",
+    "workbench.callable_models",
     "workbench.optim",
     "workbench.sampling",
 ]

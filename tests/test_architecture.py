@@ -18,21 +18,26 @@ LAYERS = [
     {"errors"},
     {"config", "config_file", "cores", "files", "home", "records", "progress"},
     {"flops", "schedule", "diagnostics", "posterior", "layers", "optim", "tokenizer", "userfiles", "corpora",
-     "data", "ngram", "energy_score", "run_plots"},
+     "data", "ngram", "energy_score", "run_plots", "uncertainty", "positions", "pairs", "seeds", "overlap",
+     "bottleneck_words", "grid", "growth"},
     {"autoencoder", "backbone", "heads"},
     {"language_model", "model", "baseline"},
-    {"brier", "sampling", "checkpoint", "machine", "train", "evaluate", "train_autoencoder", "speed"},
+    {"brier", "bottleneck", "scoring", "callable_models", "sampling", "checkpoint", "machine", "train", "evaluate",
+     "train_autoencoder", "speed"},
     {"tracking", "tracking_schema", "tracking_database", "tracking_mlflow", "tracking_launches",
      "tracking_server", "tracking_sync"},
     {"build"},
     {"saved_runs"},
+    {"rescore"},
+    {"compare"},
     {"runner"},
 ]  # fmt: skip
 """Modules of ``workbench`` from left to right; what stands left never imports what stands right."""
 
 TORCH_FREE = ["errors", "config", "config_file", "records", "files", "home", "flops", "schedule", "diagnostics",
-              "progress", "cores", "run_plots",
-              "tracking", "tracking_schema", "corpora", "data", "ngram", "tokenizer"]  # fmt: skip
+              "progress", "cores", "run_plots", "uncertainty", "positions", "pairs", "seeds", "overlap", "grid",
+              "growth", "bottleneck_words", "tracking", "tracking_schema", "corpora", "data", "ngram",
+              "tokenizer"]  # fmt: skip
 HEAVY = {"torch", "mlflow", "optuna", "pandas", "pydantic", "matplotlib", "datasets", "numpy", "scipy", "rich",
          "yaml", "safetensors", "transformers", "seaborn"}  # fmt: skip
 

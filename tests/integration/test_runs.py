@@ -19,6 +19,7 @@ from tests.suites.tiny_runs import leftovers, tiny_config, traces, without_times
 from workbench import checkpoint, files, records
 from workbench.errors import RunError
 from workbench.home import Home
+from workbench.positions import read_positions
 from workbench.records import Evaluation
 from workbench.runner import execute
 from workbench.saved_runs import load_run
@@ -45,7 +46,7 @@ class TestWholeRun:
         assert record.final == evaluations[-1]
         assert all(e.fingerprint == record.eval_fingerprint for e in evaluations)
         assert [p.step for p in records.read_train_points(run_dir)] == list(range(1, 25))
-        values = np.load(run_dir / "brier_positions.npy")
+        values = read_positions(run_dir / "positions.npz").values
         np.testing.assert_allclose(100 * values.mean((0, 1)), record.final.brier.brier, rtol=1e-5)
         assert records.read_autoencoder_report(run_dir) is not None
         assert leftovers(run_dir) == []
@@ -95,19 +96,19 @@ class TestWholeRun:
         assert execute(config, run_dir, home=home).status == "completed", "a killed process holds nothing"
 
     def test_loads_to_the_same_scores(self, whole: Path) -> None:
-        from workbench.evaluate import brier_values, evaluation_grid
+        from workbench.evaluate import evaluation_grid, score_windows
 
         _, home = tiny_config(whole)
         saved = load_run(home.root / "whole", home)
         config, record, model, corpus = saved.config, saved.record, saved.model, saved.corpus
-        values, _ = brier_values(model, config.eval, evaluation_grid(config.eval, corpus))
-        np.testing.assert_array_equal(values, np.load(home.root / "whole" / "brier_positions.npy"))
+        values = score_windows(model, config.eval, evaluation_grid(config.eval, corpus)).values
+        np.testing.assert_array_equal(values, read_positions(home.root / "whole" / "positions.npz").values)
         assert record.status == "completed"
 
 
 def test_a_run_does_not_need_the_cached_autoencoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another training of it would give other latent vectors, and the language model belongs to these."""
-    from workbench.evaluate import brier_values, evaluation_grid
+    from workbench.evaluate import evaluation_grid, score_windows
 
     config, home = tiny_config(tmp_path)
     execute(config, home.root / "run", home=home)
@@ -115,8 +116,8 @@ def test_a_run_does_not_need_the_cached_autoencoder(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("workbench.train_autoencoder.train_autoencoder", None)
     saved = load_run(home.root / "run", home)
     model, corpus = saved.model, saved.corpus
-    values, _ = brier_values(model, config.eval, evaluation_grid(config.eval, corpus))
-    np.testing.assert_array_equal(values, np.load(home.root / "run" / "brier_positions.npy"))
+    values = score_windows(model, config.eval, evaluation_grid(config.eval, corpus)).values
+    np.testing.assert_array_equal(values, read_positions(home.root / "run" / "positions.npz").values)
 
 
 class Interrupted:

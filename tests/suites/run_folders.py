@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tests.suites.synthetic_positions import NUM_WINDOWS, write_score_files
 from workbench import files, records
 from workbench.config import CalmConfig, RunConfig, content_hash
 from workbench.config_file import build_config
@@ -53,6 +54,8 @@ class Options:
     environment: dict[str, Any] | None = None
     """Set on top of the default environment."""
     plots: bool = True
+    num_windows: int | None = NUM_WINDOWS
+    """Of the scores position by position; None: the run kept none, as older versions did."""
     created: str = CREATED
     finished: str = FINISHED
 
@@ -75,6 +78,8 @@ def make_run_folder(path: Path | str, **options: Any) -> Path:
     if o.plots:
         files.write_atomic(run_dir / records.PLOTS / "loss.svg", SVG)
     records.write_record(run_dir, _record(run_dir, o, config, points, evaluations))
+    if o.num_windows is not None:
+        write_score_files(run_dir, num_windows=o.num_windows)
     return run_dir
 
 

@@ -67,7 +67,7 @@ def traces(run_dir: Path) -> dict[str, Any]:
         "metrics": [without_times(p.model_dump()) for p in records.read_train_points(run_dir)],
         "evaluations": [without_times(e.model_dump()) for e in records.read_evaluations(run_dir)],
         "weights": (run_dir / records.CHECKPOINT / "model.safetensors").read_bytes(),
-        "positions": (run_dir / "brier_positions.npy").read_bytes(),
+        "positions": (run_dir / "positions.npz").read_bytes(),
     }
 
 

@@ -61,7 +61,24 @@ def test_cells_differ_in_anything_but_the_seed(tmp_path: Path) -> None:
     assert [len(cell) for cell in cells(table.runs, table.config_columns)] == [2, 1, 1]
     noise = compare(table).noise
     assert noise is not None
-    assert (noise.num_cells, noise.dof) == (1, 1)
+    assert (noise.num_settings, noise.dof) == (1, 1)
+
+
+def test_the_best_is_the_setting_with_the_best_mean_not_the_luckiest_run(tmp_path: Path) -> None:
+    one = [{"latent_dim": 32, "seed": seed, "brierlm": value} for seed, value in enumerate((5.0, 3.0, 3.1))]
+    other = [{"latent_dim": 64, "seed": seed, "brierlm": value} for seed, value in enumerate((4.0, 4.2, 4.1))]
+    comparison = compare(study(tmp_path, *one, *other))
+    best = comparison.best(comparison.calm)
+    assert best is not None
+    assert (best["autoencoder.latent_dim"], best["brierlm"]) == (64, pytest.approx(4.2))
+
+
+def test_a_seed_counts_once(tmp_path: Path) -> None:
+    """The same seed twice is the same run twice: it would look like training without noise."""
+    comparison = compare(study(tmp_path, {"seed": 0}, {"seed": 0}, {"seed": 1}))
+    assert [setting.run_ids for setting in comparison.settings] == [["r00", "r02"]]
+    assert comparison.noise is not None
+    assert comparison.noise.dof == 1
 
 
 def grid(root: Path, scores: dict[tuple[int, int], float]) -> RunTable:

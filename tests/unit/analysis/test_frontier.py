@@ -57,7 +57,9 @@ def test_lengths_must_agree() -> None:
 def evaluations(rows: list[tuple[str, str, float, float, str]], fingerprint: str = "f") -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["run_id", "kind", "train_flops", "brierlm", "phase"])
     extra = [4.0 if kind == "calm" else 0.0 for kind in frame["kind"]]
-    return frame.assign(fingerprint=fingerprint, train_flops_with_autoencoder=frame["train_flops"] + extra)
+    return frame.assign(
+        fingerprint=fingerprint, weak_orders="", train_flops_with_autoencoder=frame["train_flops"] + extra
+    )
 
 
 POINTS = evaluations(
@@ -85,6 +87,11 @@ def test_phases_are_never_mixed() -> None:
 def test_the_autoencoder_charged_in_full_changes_the_frontier() -> None:
     # 2 + 4 > 4: the CALM point is now dearer than a better baseline
     assert frontier(POINTS, cost="train_flops_with_autoencoder")["run_id"].tolist() == ["b"]
+
+
+def test_a_score_that_is_only_bounded_is_on_no_frontier() -> None:
+    bounded = POINTS.assign(weak_orders=["4" if score == 1.0 else "" for score in POINTS["brierlm"]])
+    assert frontier(bounded, kind="constant")["brierlm"].tolist() == [2.0]
 
 
 def test_mixed_fingerprints_are_refused() -> None:

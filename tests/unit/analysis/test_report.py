@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis import plots, plots_parameters, sections, style
+from analysis import plots, plots_bottleneck, plots_correlation, plots_noise, plots_parameters, sections, style
 from analysis.comparison import compare
 from analysis.report import write_reports
 from analysis.sections import importance_section
 from analysis.table import RunTable, StudyInfo, load_runs
+from analysis.texts import parts_of
 from tests.suites.run_folders import make_run_folder
-from tests.suites.synthetic_study import AGAINST, QUESTION, make_study, write_study_files
+from tests.suites.synthetic_study import AGAINST, QUESTION, make_study, make_texts_study, write_study_files
 from workbench.errors import OutputError, StudyError
 
 
@@ -34,12 +36,16 @@ def report(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_figures(monkeypatch)
+
+
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is most of the time, and beside the point of a test about words or files."""
 
     def nothing(*args: Any, **kwargs: Any) -> None:
         return None
 
-    for module in (plots, plots_parameters):
+    for module in (plots, plots_parameters, plots_correlation, plots_bottleneck, plots_noise):
         for name in [n for n in vars(module) if n.endswith("_figure") and not n.startswith("_")]:
             monkeypatch.setattr(module, name, nothing)
     monkeypatch.setattr(plots_parameters, "noise_figures", lambda *args: [])
@@ -55,11 +61,21 @@ class Page(HTMLParser):
         self.loads: list[str] = []
         self.links: list[str] = []
         self.references: list[str] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        """Rows of cells, the head first, by the table's name."""
+        self.inside_cell = False
         self.text = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         values = {name: value or "" for name, value in attrs}
+        if tag == "table":
+            self.tables[values["class"].removeprefix("t-")] = []
+        elif tag == "tr":
+            list(self.tables.values())[-1].append([])
+        elif tag in ("td", "th"):
+            list(self.tables.values())[-1][-1].append("")
+            self.inside_cell = True
         if "id" in values:
             self.ids.append(values["id"])
         for name in ("src", "srcset", "data", "poster", "action"):
@@ -71,8 +87,17 @@ class Page(HTMLParser):
         for value in values.values():
             self.references += [f"#{name}" for name in re.findall(r"url\(#([^)]+)\)", value)]
 
+    def handle_endtag(self, tag: str) -> None:
+        self.inside_cell = False if tag in ("td", "th") else self.inside_cell
+
     def handle_data(self, data: str) -> None:
         self.text += data
+        if self.inside_cell:
+            list(self.tables.values())[-1][-1][-1] += data
+
+    def column(self, table: str, name: str) -> list[str]:
+        head, *rows = self.tables[table]
+        return [row[head.index(name)] for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +132,9 @@ def test_hostile_names_are_shown_as_they_are(report: Path, page: Page) -> None:
 def test_question_verdict_and_all_sections(page: Page) -> None:
     assert QUESTION in page.text
     assert AGAINST in page.text
-    assert "The best single run has K = 4" in page.text
+    assert "The best setting has K = 4" in page.text
     wanted = {"verdict", "key-numbers", "parameters", "autoencoder", "correlation", "importance", "orders", "cost"}
-    assert wanted | {"checks", "runs", "rules", "environment"} <= set(page.ids)
+    assert wanted | {"bottleneck", "checks", "runs", "rules", "environment"} <= set(page.ids)
     assert "Withheld: 14 complete trials" in page.text
     assert "pruned: pruned: below the median" not in page.text
 
@@ -129,8 +154,9 @@ def test_files_beside_the_page(report: Path) -> None:
     names = {path.stem for path in (report / "figures").glob("*.svg")}
     assert names == {path.stem for path in (report / "figures").glob("*.png")}
     assert {"frontier", "orders", "correlation", "noise-k4", "by-model-chunk-size", "cost", "kl"} <= names
+    assert {"correlation-coefficients", "bottleneck"} <= names
     assert "importance" not in names
-    for name in ("runs", "evaluations", "autoencoders"):
+    for name in ("runs", "evaluations", "autoencoders", "bottlenecks"):
         as_csv = pd.read_csv(report / "data" / f"{name}.csv")
         as_parquet = pd.read_parquet(report / "data" / f"{name}.parquet")
         assert list(as_csv.columns) == list(as_parquet.columns)
@@ -327,3 +353,111 @@ def test_importance_figure_is_in_a_large_study(tmp_path: Path) -> None:
     with style.house_style():
         (picture,) = importance_section(table.studies["big"]).pictures
     assert "chunk size K" in picture.svg
+
+
+# ---------------------------------------------------------------------------- texts, bounds, overlap, bottleneck
+
+
+@pytest.fixture(scope="module")
+def texts_page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """The report on token baselines of four texts, without its figures."""
+    home = tmp_path_factory.mktemp("texts") / "runs"
+    make_texts_study(home, num_evaluations=5)
+    with pytest.MonkeyPatch.context() as patch:
+        without_figures(patch)
+        (written,) = write_reports(home)
+    page = Page()
+    page.feed(written.html.read_text(encoding="utf-8"))
+    return page
+
+
+def test_several_texts_get_a_row_group_each_and_no_warning(texts_page: Page) -> None:
+    page = texts_page
+    assert "Several evaluations are mixed" not in page.text
+    assert "Several texts, each compared with its own runs only" in page.text
+    assert "on purpose: shakespeare, byte (4 runs); shakespeare, bpe (4 runs); kjv, byte (4 runs)" in page.text
+    assert "instead of" not in page.text  # no run is left out for being on another text
+    texts = ["shakespeare, byte", "shakespeare, bpe", "kjv, byte", "kjv, bpe"]
+    assert page.column("key_numbers", "text") == texts
+    assert "with autoencoder" not in page.tables["key_numbers"][0]  # there is none
+    bits = page.column("key_numbers", "bits per byte (perplexity)")
+    assert all(re.fullmatch(r"\d\.\d{3} ± 0\.\d{3} \(\d\.\d\d\)", cell) for cell in bits)
+    settings = page.column("settings", "text")
+    assert ([text for text in settings if text], len(settings)) == (texts, 16)
+    assert page.column("correlation", "text") == [*texts, "published"]
+    assert len(page.column("runs", "text")) == 16
+    assert "Runs on shakespeare, byte only." in page.text
+    assert "Evaluation fingerprints: shakespeare, byte: shbyte" in page.text
+    assert "Text seen in training, kjv, bpe: 0.40 % of the evaluated tokens" in page.text
+
+
+def test_a_study_of_baselines_answers_whether_the_scores_agree(texts_page: Page) -> None:
+    text = texts_page.text
+    assert "Correlation of BrierLM with cross-entropy within each of 4 texts: Pearson, at its weakest" in text
+    assert "nothing can be said about K" not in text
+    assert "kjv, bpe: Pearson" in text
+    # a study without a search refuses to be told a number of trials
+    assert "calm study run correlation --preset cpu --seeds 1" in text
+
+
+def test_several_evaluations_of_one_of_several_texts_are_a_warning(tmp_path: Path, no_figures: None) -> None:
+    folder = make_texts_study(tmp_path / "runs", num_evaluations=5)
+    options = {"num_points": 2, "kind": "baseline", "fingerprint": "<b>", "role": "baseline"}
+    make_run_folder(folder / "other", **options)
+    (written,) = write_reports(tmp_path / "runs")
+    text = written.html.read_text(encoding="utf-8")
+    assert text.count("Several evaluations are mixed here") == 1
+    assert "The runs on shakespeare, byte were evaluated in 2 different ways" in text
+    assert "&lt;b&gt; (1 run)" in text
+
+
+@pytest.mark.parametrize(("share", "warned"), [(0.004, False), (0.02, False), (0.06, True)])
+def test_text_seen_in_training_is_warned_of_from_two_per_cent(table: RunTable, share: float, warned: bool) -> None:
+    # one run of the largest share is enough: runs differ in how many windows they drew
+    shares = table.runs["overlap_token_share"].where(table.runs["run_id"] != "baseline-0", share)
+    parts = parts_of(replace(table, runs=table.runs.assign(overlap_token_share=shares)))
+    words = sections.seen_words(parts)
+    assert bool(words) == warned
+    if warned:
+        assert words[0].startswith(
+            "shakespeare, byte: 6.00 % of the evaluated tokens lie in stretches of about 50"
+        )
+
+
+def test_the_warning_of_seen_text_is_on_the_page(tmp_path: Path, no_figures: None) -> None:
+    make_texts_study(tmp_path / "runs", num_evaluations=2, seen=0.06)
+    (written,) = write_reports(tmp_path / "runs")
+    text = written.html.read_text(encoding="utf-8")
+    assert text.count("Evaluated text occurs in the training text.</strong> kjv, bpe: 6.00 %") == 1
+    assert "begins “And it came to pass”" in text
+
+
+def test_quoted_text_is_escaped_and_missing_checks_are_said(
+    home: Path, tmp_path: Path, no_figures: None, page: Page
+) -> None:
+    assert "begins “Exeunt <b>all</b> but”" in page.text
+    make_run_folder(tmp_path / "runs" / "s" / "r", num_points=2)
+    (written,) = write_reports(tmp_path / "runs")
+    text = written.html.read_text(encoding="utf-8")
+    assert "whether evaluated text also occurs in the training text was not checked" in text
+    assert "recorded no bottleneck panel" in text
+
+
+def test_where_quality_is_lost_by_k(report: Path, page: Page) -> None:
+    assert "K = 4: Brier-4 lacks" in page.text
+    assert page.tables["bottleneck"][0] == ["", "K = 1", "K = 2", "K = 4"]
+    rows = {row[0]: row[1:] for row in page.tables["bottleneck"][1:]}
+    assert rows["autoencoder alone"][1] == "99.9 / 99.7 %"
+    assert "where it is lost" not in rows  # a sentence above the table
+    svg = (report / "figures" / "bottleneck.svg").read_text(encoding="utf-8")
+    for words in ("autoencoder alone", "with the head's noise", "the model", "with another window's context"):
+        assert words in svg
+
+
+def test_a_score_that_cannot_be_told_from_0_is_shown_as_a_bound(page: Page, table: RunTable) -> None:
+    zero = table.runs.set_index("run_id").loc["trial-013"]
+    assert f"[0, {zero['brierlm_high']:.2f}]" in page.column("runs", "BrierLM ± s.e.")
+    assert "0.00 ± " not in " ".join(page.column("runs", "BrierLM ± s.e."))
+    assert "x is a 95 % upper bound" in page.text
+    assert "A hollow point with an arrow" in page.text
+    assert page.column("precision", "windows") == ["96"] * 4

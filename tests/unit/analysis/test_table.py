@@ -47,6 +47,52 @@ def test_evaluations_are_in_order_and_carry_their_run(table: RunTable) -> None:
     assert rows["cross_entropy"].isna().all()
 
 
+def test_scores_come_with_bounds_bits_and_what_they_rest_on(table: RunTable) -> None:
+    by_id = table.runs.set_index("run_id")
+    baseline = by_id.loc["baseline-0"]
+    assert baseline["brierlm_low"] < baseline["brierlm"] < baseline["brierlm_high"]
+    assert baseline["weak_orders"] == ""
+    assert (baseline["num_windows"], baseline["rounds"]) == (96, 1)
+    assert baseline["bits_per_byte"] == pytest.approx(1.44 * baseline["cross_entropy"])
+    assert baseline["byte_perplexity"] == pytest.approx(2 ** baseline["bits_per_byte"])
+    assert baseline["cross_entropy_se"] == 0.01
+    assert baseline["bootstrap_se"] == pytest.approx(1.05 * baseline["brierlm_se"])
+    assert by_id.loc["trial-013", "weak_orders"] == "3, 4"
+    assert by_id["bits_per_byte"].dtype == by_id["brierlm_high"].dtype == "float64"
+    assert by_id["num_windows"].dtype == "Int64"
+    first = table.evaluations[table.evaluations["run_id"] == "trial-000"].iloc[0]
+    assert (first["text"], first["size"], first["weak_orders"]) == ("shakespeare, byte", "d128-l2", "3, 4")
+
+
+def test_records_from_before_weak_orders_are_judged_by_the_same_rule(tmp_path: Path) -> None:
+    run = make_run_folder(tmp_path / "s" / "old", num_points=2)
+    record = records.read_record(run)
+    assert record.final is not None
+    assert record.final.brier.num_windows is None
+    brier = record.final.brier.model_copy(
+        update={"brier": [9.0, 3.0, 0.31, 0.29], "brier_se": [0.1, 0.1, 0.1, 0.1]}
+    )
+    record.final = record.final.model_copy(update={"brier": brier})
+    records.write_record(run, record)
+    row = load_runs(tmp_path, ["s"]).runs.iloc[0]
+    assert row["weak_orders"] == "4"  # within three of its errors; order 3 is just outside
+    assert pd.isna(row["brierlm_high"])
+
+
+def test_overlap_and_bottleneck_are_kept_where_they_were_recorded(table: RunTable, tmp_path: Path) -> None:
+    row = table.runs.iloc[0]
+    assert (row["overlap_token_share"], row["overlap_longest_tokens"]) == (0.004, 63)
+    panel = table.bottlenecks[table.bottlenecks["run_id"] == "trial-004"]
+    assert panel["order"].tolist() == [1, 2]  # K = 2
+    assert panel["autoencoder_brier"].tolist() == pytest.approx([99.9, 99.7])
+    assert table.panels["trial-004"].latent_dim == 32
+    assert not table.bottlenecks["run_id"].str.startswith("baseline").any()
+    make_run_folder(tmp_path / "s" / "old", num_points=2)
+    old = load_runs(tmp_path, ["s"])
+    assert pd.isna(old.runs["overlap_token_share"].iloc[0])
+    assert (len(old.bottlenecks), old.panels) == (0, {})
+
+
 def test_autoencoders_once_each_however_many_runs_share_them(table: RunTable) -> None:
     rows = table.autoencoders[(table.autoencoders["K"] == 1) & (table.autoencoders["latent_dim"] == 8)]
     assert rows["noise"].tolist() == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]

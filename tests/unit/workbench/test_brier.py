@@ -79,6 +79,17 @@ class TestSampled:
         model = OneNoiseSampler(random_law(2), chunk_size)
         assert sampled_p_value(model, num_samples=2) < CAUGHT
 
+    @pytest.mark.parametrize("chunk_size", [1, 2, 4, 8])
+    def test_positions_of_ones_own_grid_are_noticed(self, chunk_size: int) -> None:
+        """Mistake: every model scored at its own chunk boundaries (the chunk after the common position), as when
+        positions are counted in chunks. Against the common positions' truth that is off."""
+        model = TableSampler(random_law(2), chunk_size)
+        windows, positions = likely_windows(model.law, 40), torch.tensor([8, 16, 24])
+        rng = torch.Generator().manual_seed(1)
+        values = sampled_brier(model, repeated(windows), positions + chunk_size, num_samples=6, rng=rng)
+        expected = exact(model.law, windows, positions).reshape(-1, 4)
+        assert surprise(by_position(values, len(windows)), expected) < CAUGHT
+
     def test_continuing_any_sample_instead_of_an_agreeing_one_is_noticed(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -6,8 +6,14 @@ from typing import Any
 
 import pytest
 
-from workbench.diagnostics import diagnose_autoencoder, diagnose_evaluation, identical_draws, not_finite
-from workbench.records import AutoencoderReport, Brier, Evaluation, Floor, NoisePoint
+from workbench.diagnostics import (
+    diagnose_autoencoder,
+    diagnose_evaluation,
+    diagnose_overlap,
+    identical_draws,
+    not_finite,
+)
+from workbench.records import AutoencoderReport, Brier, Evaluation, Floor, NoisePoint, Overlap
 
 FLOORS = {
     "unigram": Floor(brier=[5, 0.5, 0.1, 0.05], brierlm=0.2),
@@ -107,6 +113,25 @@ def test_above_the_bigram_table_only() -> None:
 @pytest.mark.parametrize("shuffled", [4.0, 4.019, 3.5])
 def test_a_head_that_ignores_its_context(shuffled: float) -> None:
     assert codes(diagnose_evaluation(evaluation(energy_loss_shuffled=shuffled), {})) == ["ignores_context"]
+
+
+def seen(token_share: float, **fields: Any) -> Overlap:
+    values = {"span_bytes": 50, "window_share": 0.01, "longest": "To be, or\nnot", "longest_tokens": 612}
+    return Overlap.model_validate({**values, "token_share": token_share, **fields})
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0199, 0.02])
+def test_a_little_recurring_text_is_ordinary(share: float) -> None:
+    assert diagnose_overlap(seen(share, window_share=0.019)) == []
+
+
+def test_text_seen_in_training() -> None:
+    (found,) = diagnose_overlap(seen(0.0412))
+    assert found.code == "seen_text"
+    for part in ("4.12%", "1.00%", "50 bytes", "612 tokens", r"'To be, or\nnot'", "data.corpus"):
+        assert part in found.message
+    (found,) = diagnose_overlap(seen(0.0201, longest=""))
+    assert "''" not in found.message
 
 
 def test_the_others_say_why() -> None:

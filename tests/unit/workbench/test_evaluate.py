@@ -1,9 +1,10 @@
-"""The common grid, evaluation of real models, floors, use of context."""
+"""Evaluation of real models, floors, use of context, drawing to a wished-for error."""
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,97 +13,29 @@ import torch
 from tests.suites.small import build_baseline, build_calm, small_config
 from workbench.config import EvalConfig
 from workbench.data import Corpus
-from workbench.errors import DataError
 from workbench.evaluate import (
-    MANY_DOCUMENTS,
     Grid,
-    brier_values,
+    Scores,
     context_use,
+    cross_entropy,
     evaluate,
     evaluation_grid,
     floors,
     identical_draws,
+    score_windows,
 )
+from workbench.language_model import LanguageModel
 from workbench.ngram import score_ngrams
 from workbench.sampling import generate
-from workbench.tokenizer import ByteTokenizer
+from workbench.tokenizer import END_ID
 
 RULES = EvalConfig(context_len=64, min_context=16, grid_stride=8, num_windows=12, num_samples=4)
 
 
-def corpus(num_tokens: int = 4000, num_documents: int = 3, *, hash: str = "abc") -> Corpus:
-    """Every token of a split is different from its neighbours: a window shows where it was cut."""
-    tokenizer = ByteTokenizer()
-    tokens = {s: (np.arange(num_tokens) % 251 + 2).astype(np.uint16) for s in ("train", "validation", "test")}
-    starts = {s: np.linspace(0, num_tokens, num_documents, endpoint=False).astype(np.int64) for s in tokens}
-    return Corpus("made-up", hash, tokenizer, 258, tokens, starts, dict.fromkeys(tokens, num_tokens))
-
-
-class TestGrid:
-    @pytest.mark.parametrize("num_tokens", [768, 769, 1000, 3001, 99_999])
-    def test_windows_do_not_overlap_and_span_the_split(self, num_tokens: int) -> None:
-        found = evaluation_grid(RULES, _counting(num_tokens))
-        starts = found.windows[:, 0]
-        assert (np.diff(starts) >= 64).all()
-        assert starts[0] == 0
-        assert starts[-1] == num_tokens - 64
-        np.testing.assert_array_equal(found.windows, starts[:, None] + np.arange(64))
-
-    def test_positions(self) -> None:
-        found = evaluation_grid(RULES, corpus())
-        np.testing.assert_array_equal(found.positions, [16, 24, 32, 40, 48, 56])
-        for k in (1, 2, 4, 8):
-            assert (found.positions % k == 0).all()
-        assert found.positions.max() + 8 <= 64, "the truth of the last position lies inside the window"
-
-    def test_too_short_a_split_says_what_to_do(self) -> None:
-        with pytest.raises(DataError, match=r"validation split of made-up has 700 tokens.*at most 10"):
-            evaluation_grid(RULES, corpus(700))
-
-    def test_the_split_is_the_configured_one(self) -> None:
-        text = corpus()
-        text.tokens["test"][:] = 9  # type: ignore[index]
-        assert (evaluation_grid(RULES.model_copy(update={"split": "test"}), text).windows == 9).all()
-
-    @pytest.mark.parametrize(
-        "change",
-        [
-            {"split": "test"},
-            {"context_len": 72},
-            {"min_context": 24},
-            {"grid_stride": 16},
-            {"num_windows": 13},
-            {"num_samples": 5},
-        ],
-    )
-    def test_every_rule_changes_the_fingerprint(self, change: dict[str, object]) -> None:
-        changed = EvalConfig(**{**RULES.model_dump(), **change})
-        assert evaluation_grid(changed, corpus()).fingerprint != evaluation_grid(RULES, corpus()).fingerprint
-
-    def test_every_rule_is_covered_above(self) -> None:
-        assert set(EvalConfig.model_fields) == {
-            "split", "context_len", "min_context", "grid_stride", "num_windows", "num_samples", "seed",
-        }  # fmt: skip
-
-    def test_the_data_changes_the_fingerprint_the_seed_does_not(self) -> None:
-        first = evaluation_grid(RULES, corpus()).fingerprint
-        assert evaluation_grid(RULES, corpus(hash="abd")).fingerprint != first
-        assert evaluation_grid(RULES.model_copy(update={"seed": 7}), corpus()).fingerprint == first
-
-    def test_clusters_are_windows_for_few_documents_and_documents_for_many(self) -> None:
-        rules = RULES.model_copy(update={"num_windows": 120})
-        few = evaluation_grid(rules, corpus(120 * 64, MANY_DOCUMENTS - 1))
-        assert len(set(few.clusters)) == 120
-        many = evaluation_grid(rules, corpus(120 * 64, MANY_DOCUMENTS))
-        assert len(set(many.clusters)) == MANY_DOCUMENTS
-        assert (np.bincount(many.clusters)[1:] == 4).all()
-        assert (np.diff(many.clusters) >= 0).all()
-
-
-def _counting(num_tokens: int) -> Corpus:
-    """Token i is i."""
-    made = corpus(num_tokens)
-    return dataclasses.replace(made, tokens={split: np.arange(num_tokens) for split in made.tokens})
+def evaluated(model: LanguageModel, corpus: Corpus, rules: EvalConfig = RULES, **fields: Any) -> Scores:
+    grid = evaluation_grid(rules, corpus)
+    given = {"phase": "constant", "step": 5, "tokens": 60, "flops": 1e6, **fields}
+    return evaluate(model, rules, grid, corpus=corpus, **given)
 
 
 @pytest.fixture
@@ -112,52 +45,127 @@ def grid(tiny_corpus: Corpus) -> Grid:
 
 class TestEvaluate:
     def test_a_calm(self, tiny_corpus: Corpus, grid: Grid) -> None:
-        model = build_calm(small_config(), vocab_size=258)
-        found, values = evaluate(model, RULES, grid, phase="constant", step=5, tokens=60, flops=1e6)
+        found = evaluated(build_calm(small_config(), vocab_size=258), tiny_corpus)
+        evaluation, values = found.evaluation, found.positions.values
         assert values.shape == (12, 6, 4)
-        np.testing.assert_allclose(found.brier.brier, 100 * values.mean((0, 1)), rtol=1e-5)
-        assert found.brier.num_positions == 72
-        assert found.fingerprint == grid.fingerprint
-        assert (found.step, found.tokens, found.train_flops, found.phase) == (5, 60, 1e6, "constant")
-        assert found.cross_entropy is None
-        assert found.energy_loss is not None
-        assert found.seconds > 0
+        np.testing.assert_allclose(evaluation.brier.brier, 100 * values.mean((0, 1)), rtol=1e-5)
+        assert evaluation.brier.num_positions == 72
+        assert evaluation.fingerprint == found.positions.fingerprint == grid.fingerprint
+        np.testing.assert_array_equal(found.positions.starts, grid.starts)
+        assert (evaluation.step, evaluation.tokens, evaluation.train_flops) == (5, 60, 1e6)
+        assert evaluation.phase == "constant"
+        assert evaluation.cross_entropy is None
+        assert evaluation.energy_loss is not None
+        assert evaluation.stopped_by is None
+        assert evaluation.seconds > 0
 
-    def test_a_baseline_has_cross_entropy_at_the_same_positions(self, grid: Grid) -> None:
+    def test_a_baseline_has_cross_entropy_over_all_tokens_with_the_least_context(
+        self, tiny_corpus: Corpus, grid: Grid
+    ) -> None:
         model = build_baseline(small_config(baseline=True), vocab_size=258)
-        found, _ = evaluate(model, RULES, grid, phase="warmup", step=1, tokens=1, flops=1.0)
+        found = evaluated(model, tiny_corpus)
         windows = torch.from_numpy(grid.windows)
         with torch.no_grad():
             log_probs = model.network.log_probs(model.network(windows))
-        before = torch.from_numpy(grid.positions) - 1
-        truth = windows[:, grid.positions]
-        expected = -log_probs[:, before].gather(-1, truth[..., None]).mean()
-        assert found.cross_entropy == pytest.approx(float(expected), rel=1e-4)
-        assert found.energy_loss is None
+        nats = -log_probs[:, 15:-1].gather(-1, windows[:, 16:, None])[..., 0].double().numpy()  # (W, T - 16)
+        assert found.evaluation.cross_entropy == pytest.approx(nats.mean(), rel=1e-5)
+        error = nats.mean(1).std(ddof=1) / math.sqrt(12)
+        assert found.evaluation.cross_entropy_se == pytest.approx(error, rel=1e-4)
+        np.testing.assert_allclose(found.positions.cross_entropy, nats.mean(1), rtol=1e-4)
+        assert found.evaluation.energy_loss is None
+
+    def test_bits_per_byte_is_of_the_text_alone(self, tiny_corpus: Corpus) -> None:
+        """Tokens of 0 (end), 1 and 3 bytes with known log probabilities."""
+        grid = evaluation_grid(RULES, tiny_corpus)
+        tokens = grid.windows.copy()
+        tokens[:, 16:] = 7
+        tokens[:, 20] = END_ID
+        lengths = np.full(258, 3)
+        lengths[END_ID] = 0
+
+        class Spelling:
+            byte_lengths = lengths
+
+        class Text:
+            tokenizer = Spelling()
+
+        changed = Grid(tokens, grid.positions, grid.clusters, grid.starts, grid.capacity, "f")
+        log_probs = np.full((12, 48), -3 * math.log(2), dtype=np.float32)
+        log_probs[:, 4] = -100.0
+        found = cross_entropy(log_probs, changed, Text(), 16)  # type: ignore[arg-type]
+        assert found["bits_per_byte"] == pytest.approx(1.0), "3 bits a token of 3 bytes, the end left out"
+        assert found["byte_perplexity"] == pytest.approx(2.0)
+        assert found["cross_entropy"] == pytest.approx((47 * 3 * math.log(2) + 100) / 48)
+
+    def test_windows_are_scored_alike_whatever_comes_with_them(self, tiny_corpus: Corpus) -> None:
+        """A larger evaluation begins with the smaller one, number by number (batches of 64 windows here)."""
+        model = build_calm(small_config(), vocab_size=258)
+        small = RULES.model_copy(update={"num_windows": 64})
+        large = RULES.model_copy(update={"num_windows": 100})
+        first = score_windows(model, small, evaluation_grid(small, tiny_corpus)).values
+        more = score_windows(model, large, evaluation_grid(large, tiny_corpus)).values
+        np.testing.assert_array_equal(first, more[:64])
 
     def test_repeatable_and_seeded(self, grid: Grid) -> None:
         model = build_calm(small_config(), vocab_size=258)
-        first, again = (brier_values(model, RULES, grid)[0] for _ in range(2))
+        first, again = (score_windows(model, RULES, grid).values for _ in range(2))
         np.testing.assert_array_equal(first, again)
-        other = brier_values(model, RULES.model_copy(update={"seed": 1}), grid)[0]
+        other = score_windows(model, RULES.model_copy(update={"seed": 1}), grid).values
         assert not np.array_equal(first, other)
 
     def test_the_global_seed_is_neither_used_nor_changed(self, grid: Grid) -> None:
         model = build_calm(small_config(), vocab_size=258)
         torch.manual_seed(1)
         before = torch.random.get_rng_state()
-        first = brier_values(model, RULES, grid)[0]
+        first = score_windows(model, RULES, grid).values
         assert torch.equal(torch.random.get_rng_state(), before)
         torch.manual_seed(2)
-        np.testing.assert_array_equal(first, brier_values(model, RULES, grid)[0])
+        np.testing.assert_array_equal(first, score_windows(model, RULES, grid).values)
 
     def test_an_odd_number_of_windows_that_do_not_fit_in_one_batch(self, tiny_corpus: Corpus) -> None:
         """65 windows of 64 tokens: 64 in the first batch; a last batch of one would have no neighbour."""
         rules = RULES.model_copy(update={"num_windows": 65})
         model = build_calm(small_config(), vocab_size=258)
         grid = evaluation_grid(rules, tiny_corpus)
-        assert brier_values(model, rules, grid)[0].shape[0] == 65
+        assert score_windows(model, rules, grid).values.shape[0] == 65
         assert np.isfinite(context_use(model, rules, grid)["energy_loss"])
+
+
+class TestToTarget:
+    RULES = RULES.model_copy(update={"num_windows": 8, "num_samples": 16})
+
+    def model(self) -> LanguageModel:
+        return build_baseline(small_config(baseline=True), vocab_size=258)
+
+    def test_draws_more_windows_until_the_error_is_small(self, tiny_corpus: Corpus) -> None:
+        before = evaluated(self.model(), tiny_corpus, self.RULES).evaluation.brier
+        wished = before.brierlm_se / 2
+        rules = self.RULES.model_copy(update={"target_se": wished})
+        found = evaluated(self.model(), tiny_corpus, rules, to_target=True)
+        assert found.evaluation.stopped_by == "target"
+        assert found.evaluation.brier.brierlm_se <= wished == found.evaluation.wanted_se
+        assert 8 < len(found.grid.windows) == len(found.positions.starts) == found.evaluation.brier.num_windows
+        assert found.evaluation.fingerprint == evaluation_grid(self.RULES, tiny_corpus).fingerprint
+        assert found.positions.cross_entropy is not None
+        assert len(found.positions.cross_entropy) == len(found.grid.windows)
+
+    def test_only_where_it_is_asked_for(self, tiny_corpus: Corpus) -> None:
+        rules = self.RULES.model_copy(update={"target_se": 1e-9})
+        assert evaluated(self.model(), tiny_corpus, rules).evaluation.brier.num_windows == 8
+
+    def test_stops_at_the_budget(self, tiny_corpus: Corpus) -> None:
+        rules = self.RULES.model_copy(update={"target_se": 1e-9, "max_positions": 20 * 6})
+        found = evaluated(self.model(), tiny_corpus, rules, to_target=True)
+        assert found.evaluation.stopped_by == "budget"
+        assert found.evaluation.brier.num_positions == 120
+
+    def test_a_text_that_is_spent_is_scored_again_with_other_samples(self, tiny_corpus: Corpus) -> None:
+        capacity = evaluation_grid(self.RULES, tiny_corpus).capacity
+        rules = self.RULES.model_copy(update={"target_se": 1e-9, "max_positions": 3 * 6 * capacity})
+        found = evaluated(build_calm(small_config(), vocab_size=258), tiny_corpus, rules, to_target=True)
+        assert found.evaluation.brier.num_windows == capacity
+        assert found.evaluation.brier.rounds == found.positions.rounds > 1
+        assert found.evaluation.stopped_by in ("text", "budget")
 
 
 class TestContextUse:
@@ -167,7 +175,7 @@ class TestContextUse:
         assert found["energy_loss"] == pytest.approx(found["energy_loss_shuffled"], abs=1e-9)
         assert identical_draws(model, RULES, grid), "without a last layer all draws are 0"
 
-    def test_a_trained_one_gains(self, tiny_corpus: Corpus, grid: Grid) -> None:
+    def test_a_trained_one_gains(self, tiny_corpus: Corpus) -> None:
         from workbench.data import training_blocks
         from workbench.optim import build_adamw
 
@@ -179,10 +187,11 @@ class TestContextUse:
             optimizer.zero_grad()
             model.training_loss(torch.from_numpy(blocks), rng=rng).mean().backward()
             optimizer.step()
-        found = context_use(model, RULES, grid)
+        rules = RULES.model_copy(update={"num_windows": 36})
+        found = context_use(model, rules, evaluation_grid(rules, tiny_corpus))
         gain = found["energy_loss_shuffled"] - found["energy_loss"]
         assert gain > 3 * found["energy_loss_gain_se"] > 0
-        assert not identical_draws(model, RULES, grid)
+        assert not identical_draws(model, RULES, evaluation_grid(RULES, tiny_corpus))
 
 
 class TestIdenticalDraws:
@@ -202,20 +211,44 @@ class TestFloors:
     def test_are_the_tables_scores_on_the_same_positions(
         self, tiny_corpus: Corpus, grid: Grid, tmp_path: Path
     ) -> None:
-        found = floors(tiny_corpus, RULES, grid, tmp_path)
+        background = floors(tiny_corpus, RULES, grid, tmp_path)
+        found = background.floors
         assert list(found) == ["unigram", "bigram", "trigram"]
-        for order, floor in enumerate(found.values(), start=1):
-            scores = score_ngrams(tiny_corpus.tokens["train"], 258, order, grid.windows, grid.positions)
+        np.testing.assert_array_equal(background.scores.starts, grid.starts)
+        for order, (name, floor) in enumerate(found.items(), start=1):
+            scores = score_ngrams(
+                tiny_corpus.tokens["train"], 258, order, grid.windows, grid.positions, text_from=16
+            )
             np.testing.assert_allclose(floor.brier, 100 * scores.brier.mean((0, 1)))
             assert floor.brierlm == pytest.approx(scores.brierlm())
             assert floor.cross_entropy == pytest.approx(scores.cross_entropy)
+            np.testing.assert_allclose(background.scores.tables[name], scores.brier, rtol=1e-6)
+
+    def test_the_overlap_with_the_training_text_comes_with_them(
+        self, tiny_corpus: Corpus, grid: Grid, tmp_path: Path
+    ) -> None:
+        """Windows put together from training text are found."""
+        train = tiny_corpus.tokens["train"]
+        windows = grid.windows.copy()
+        windows[3] = train[100:164]
+        copied = Grid(windows, grid.positions, grid.clusters, grid.starts, grid.capacity, "copied")
+        before = floors(tiny_corpus, RULES, grid, tmp_path).overlap.token_share
+        assert floors(tiny_corpus, RULES, copied, tmp_path).overlap.token_share > before
 
     def test_are_computed_once(
         self, tiny_corpus: Corpus, grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = floors(tiny_corpus, RULES, grid, tmp_path)
         monkeypatch.setattr("workbench.evaluate.score_ngrams", None)
-        assert floors(tiny_corpus, RULES, grid, tmp_path) == first
+        again = floors(tiny_corpus, RULES, grid, tmp_path)
+        assert (again.floors, again.overlap) == (first.floors, first.overlap)
+
+    def test_more_windows_are_another_entry(self, tiny_corpus: Corpus, grid: Grid, tmp_path: Path) -> None:
+        """The fingerprint does not say how many windows there are."""
+        first = floors(tiny_corpus, RULES, grid, tmp_path)
+        more = evaluation_grid(RULES, tiny_corpus, num_windows=20)
+        assert more.fingerprint == grid.fingerprint
+        assert len(floors(tiny_corpus, RULES, more, tmp_path).scores.starts) == 20 > len(first.scores.starts)
 
 
 def test_sampled_text_has_the_asked_length(tiny_corpus: Corpus) -> None:

@@ -1,0 +1,82 @@
+"""Files of per-position scores: written whole, read without pickle, refused when damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workbench.errors import RunError
+from workbench.positions import (
+    FloorScores,
+    PositionScores,
+    read_floors,
+    read_positions,
+    write_floors,
+    write_positions,
+)
+
+
+def scores(*, cross_entropy: bool = False) -> PositionScores:
+    rng = np.random.default_rng(0)
+    return PositionScores(
+        fingerprint="0123abc",
+        values=rng.normal(size=(5, 3, 4)).astype(np.float32),
+        clusters=np.array([4, 2, 2, 7, 1]),
+        starts=np.array([0, 512, 256, 768, 128]),
+        step=37,
+        rounds=2,
+        cross_entropy=rng.normal(size=5).astype(np.float32) if cross_entropy else None,
+    )
+
+
+@pytest.mark.parametrize("cross_entropy", [False, True])
+def test_round_trip(tmp_path: Path, cross_entropy: bool) -> None:
+    written = scores(cross_entropy=cross_entropy)
+    write_positions(tmp_path / "p.npz", written)
+    found = read_positions(tmp_path / "p.npz")
+    assert (found.fingerprint, found.step, found.rounds) == ("0123abc", 37, 2)
+    for name in ("values", "clusters", "starts", "cross_entropy"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(written, name))
+
+
+def test_floors_round_trip(tmp_path: Path) -> None:
+    written = FloorScores("f", np.arange(5), {"bigram": scores().values, "trigram": scores().values + 1})
+    write_floors(tmp_path / "f.npz", written)
+    found = read_floors(tmp_path / "f.npz")
+    assert found.fingerprint == "f"
+    assert list(found.tables) == ["bigram", "trigram"]
+    np.testing.assert_array_equal(found.tables["trigram"], written.tables["trigram"])
+
+
+def test_equal_scores_are_equal_files(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_positions(tmp_path / name, scores())
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"has no positions\.npz.*calm evaluate RUN"):
+        read_positions(tmp_path / "positions.npz")
+
+
+@pytest.mark.parametrize("keep", [0, 10, 300])
+def test_a_damaged_file_is_refused(tmp_path: Path, keep: int) -> None:
+    write_positions(tmp_path / "p.npz", scores())
+    content = (tmp_path / "p.npz").read_bytes()
+    (tmp_path / "p.npz").write_bytes(content[:keep])
+    with pytest.raises(RunError, match="cannot be read"):
+        read_positions(tmp_path / "p.npz")
+
+
+def test_pickles_are_not_loaded(tmp_path: Path) -> None:
+    np.savez(tmp_path / "p.npz", values=np.array([print], dtype=object))
+    with pytest.raises(RunError, match="cannot be read"):
+        read_positions(tmp_path / "p.npz")
+
+
+def test_another_archive_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "p.npz", values=np.zeros(3))
+    with pytest.raises(RunError, match="lacks clusters, starts"):
+        read_positions(tmp_path / "p.npz")
