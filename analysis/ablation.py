@@ -5,7 +5,10 @@ does not visit all combinations equally often, so values are compared after the 
 been allowed for (additive least squares over cells, every parameter as categories). The residual scatter,
 which holds interactions and all noise, gives the interval; with too little of it left nothing is
 claimed. The reference is the best value found, so the intervals are Bonferroni-corrected for all pairs of
-values.
+values, those of all parameters together.
+
+This is for searches whose settings differ in several parameters at once. Where two settings differ in one alone,
+``analysis.claims.controlled_pairs`` says more, and assumes nothing about how effects add up.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.comparison import Comparison, cells
-from analysis.stats import UNDECIDED, Difference, Mean, mean_of, t_quantile
+from analysis.stats import UNDECIDED, Difference, Mean, mean_of
+from workbench.uncertainty import t_quantile
 
 MAX_CATEGORIES = 6
 """A numeric parameter with more distinct values is cut into three groups of equal size."""
@@ -81,7 +85,7 @@ def effects(comparison: Comparison, runs: pd.DataFrame, columns: list[str]) -> l
     frame = pd.DataFrame(
         {
             "score": [cell["score"].mean() for cell in grouped],
-            "variance": [float((cell["brierlm_se"] ** 2).mean()) / len(cell) for cell in grouped],
+            "variance": [_least_variance(cell, comparison) for cell in grouped],
             "num_runs": [len(cell) for cell in grouped],
         }
     )
@@ -92,7 +96,21 @@ def effects(comparison: Comparison, runs: pd.DataFrame, columns: list[str]) -> l
         labels[name] = groups
         frame[name] = [groups[cell.index[0]] for cell in grouped]
     stopped = runs[(runs["kind"] == "calm") & runs["role"].isin(("run", "trial")) & ~runs["at_budget"]]
-    return [_effect(name, frame, comparison.parameters, stopped.index, labels[name]) for name in labels]
+    pairs = max(1, sum(math.comb(len(_present(name, frame, labels[name])), 2) for name in labels))
+    return [_effect(name, frame, comparison.parameters, stopped.index, labels[name], pairs) for name in labels]
+
+
+def _least_variance(cell: pd.DataFrame, comparison: Comparison) -> float:
+    """Of a cell's mean score: the noise between seeds where it was measured (what all runs of the positions share
+    does not scatter between cells), else the evaluations' own error."""
+    noise = comparison.noise
+    one_run = float((cell["brierlm_se"] ** 2).mean()) if noise is None else noise.sd**2
+    return one_run / len(cell)
+
+
+def _present(name: str, frame: pd.DataFrame, labels: pd.Series) -> list[str]:
+    """Values among the cells, in order."""
+    return [value for value in labels.cat.categories if (frame[name] == value).any()]
 
 
 def categories(values: pd.Series) -> pd.Series:
@@ -123,18 +141,20 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _effect(name: str, frame: pd.DataFrame, parameters: list[str], stopped: pd.Index, labels: pd.Series) -> Effect:
-    present = [value for value in labels.cat.categories if (frame[name] == value).any()]
+def _effect(
+    name: str, frame: pd.DataFrame, parameters: list[str], stopped: pd.Index, labels: pd.Series, comparisons: int
+) -> Effect:
+    present = _present(name, frame, labels)
     if len(present) < 2:
         only = f" ({present[0]})" if present else ""
         return Effect(name, note=f"only one value{only} among the completed runs")
     means = {value: mean_of(frame.loc[frame[name] == value, "score"].tolist()) for value in present}
     reference = max(present, key=lambda value: means[value].value)
-    adjusted = _adjusted(name, reference, present, frame, parameters)
+    adjusted = _adjusted(name, reference, present, frame, parameters, comparisons)
     ahead = {v: d.value for v, d in adjusted.items() if d.low is not None and d.value > 0}
     if ahead:  # once the other parameters are allowed for, another value is the best one
         reference = max(ahead, key=lambda value: ahead[value])
-        adjusted = _adjusted(name, reference, present, frame, parameters)
+        adjusted = _adjusted(name, reference, present, frame, parameters, comparisons)
     reached = labels[stopped].astype(object)
     values = [
         ValueEffect(
@@ -153,7 +173,7 @@ def _effect(name: str, frame: pd.DataFrame, parameters: list[str], stopped: pd.I
 
 
 def _adjusted(
-    name: str, reference: str, present: list[str], frame: pd.DataFrame, parameters: list[str]
+    name: str, reference: str, present: list[str], frame: pd.DataFrame, parameters: list[str], comparisons: int
 ) -> dict[str, Difference]:
     """Differences to the reference from an additive fit; without an interval where the fit has fewer
     than MIN_RESIDUAL_DOF degrees of freedom left or cannot tell two parameters apart."""
@@ -173,19 +193,16 @@ def _adjusted(
     inverse = np.linalg.pinv(matrix.T @ matrix)
     coefficients = inverse @ matrix.T @ score
     residual = score - matrix @ coefficients
-    # few cells can agree by chance: the scatter is never taken below the evaluations' own error
+    # few cells can agree by chance: the scatter is never taken below what the noise of each makes
     variance = max(float(residual @ residual) / dof, float(frame["variance"].mean()))
     result = {}
     for i, value in enumerate(others, start=1):
         if not _estimable(matrix, i):
             result[value] = Difference(raw[value])
             continue
-        half = t_quantile(dof, comparisons=len(present) * (len(present) - 1) // 2) * math.sqrt(
-            variance * float(inverse[i, i])
-        )
-        result[value] = Difference(
-            float(coefficients[i]), float(coefficients[i]) - half, float(coefficients[i]) + half
-        )
+        half = t_quantile(dof, comparisons=comparisons) * math.sqrt(variance * float(inverse[i, i]))
+        found = float(coefficients[i])
+        result[value] = Difference(found, found - half, found + half, comparisons)
     return result
 
 

@@ -1,24 +1,73 @@
 """What may be compared with what (DESIGN, rules of a fair comparison).
 
 The comparison at the budget takes runs of one evaluation fingerprint, one budget and one kind of end
-point (constant rate, or decayed). Whatever is left out is listed with its reason.
+point (constant rate, or decayed). Whatever is left out is listed with its reason. What is compared are *settings*:
+runs that differ in nothing but their seed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 
 from analysis.frontier import KINDS
-from analysis.stats import SeedNoise, seed_noise
+from analysis.paired import PairedScores, pair_up
+from analysis.scores import is_bound
+from analysis.stats import scatter_of_scores
 from analysis.table import RunTable
 from analysis.words import flops as flops_words
 from analysis.words import status_words
+from workbench.positions import FloorScores, PositionScores
+from workbench.seeds import SeedNoise, seed_noise
 
 ROLES = ("run", "trial", "baseline")
 """Sensitivity checks deviate from the stated rules on purpose and are never part of a comparison."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Runs that agree in everything but the seed, one a seed."""
+
+    runs: pd.DataFrame
+
+    @property
+    def kind(self) -> str:
+        return str(self.runs["kind"].iloc[0])
+
+    @property
+    def k(self) -> int | None:
+        """Chunk size; None for a token baseline."""
+        return None if self.kind == "baseline" else int(self.runs["K"].iloc[0])
+
+    @property
+    def run_ids(self) -> list[str]:
+        return [str(run_id) for run_id in self.runs["run_id"]]
+
+    @property
+    def num_seeds(self) -> int:
+        return len(self.runs)
+
+    @property
+    def score(self) -> float:
+        """Mean BrierLM over its seeds."""
+        return float(self.runs["brierlm"].mean())
+
+    @property
+    def weak(self) -> bool:
+        """Whether an order of one of its runs cannot be told from 0: its scatter is cut off there."""
+        return any(is_bound(run) or not run["brierlm"] > 0 for _, run in self.runs.iterrows())
+
+    @property
+    def best(self) -> pd.Series:
+        """Its run with the highest score (the smooth score between equal ones)."""
+        return self.runs.sort_values(["brierlm", "score", "run_id"], ascending=[False, False, True]).iloc[0]
+
+
+def best_setting(settings: Sequence[Setting]) -> Setting:
+    """With the highest mean over its seeds (the smooth score between equal ones)."""
+    return min(settings, key=lambda s: (-s.score, -float(s.runs["score"].mean()), str(s.runs["run_id"].iloc[0])))
 
 
 @dataclass(frozen=True)
@@ -39,9 +88,22 @@ class Comparison:
     """(run, why it is not in the comparison at the budget)."""
     parameters: list[str] = field(default_factory=list)
     """Dotted names of what was searched or varied."""
+    settings: list[Setting] = field(default_factory=list)
+    """``finals`` by everything but the seed, in order of first appearance."""
+    paired: PairedScores | None = None
+    """The runs of ``finals`` that kept their scores, at the positions that all of these share."""
+    unpaired: str = ""
+    """Why some or all runs of ``finals`` are compared without pairs; empty where none is."""
     noise: SeedNoise | None = None
+    """Between seeds of one setting, pooled over the settings that were repeated."""
+    noise_is_split: bool = True
+    """Whether training and evaluation noise were told apart; else all of it is called training noise."""
     noise_kinds: tuple[str, ...] = ()
     """Kinds of model (calm, baseline) that were repeated with other seeds."""
+    positions: Mapping[str, PositionScores] = field(default_factory=dict)
+    """By run id, of all completed runs of the study: each as it was scored."""
+    floor_scores: Mapping[str, FloorScores] = field(default_factory=dict)
+    """N-gram tables at each run's positions, by run id."""
 
     @property
     def fairness(self) -> str:
@@ -60,11 +122,22 @@ class Comparison:
     def chunk_sizes(self) -> list[int]:
         return sorted(int(k) for k in self.calm["K"].dropna().unique())
 
+    def among(self, runs: pd.DataFrame) -> list[Setting]:
+        """The settings whose runs are among ``runs``, a part of ``finals``."""
+        return [setting for setting in self.settings if setting.runs.index.isin(runs.index).all()]
+
     def best(self, runs: pd.DataFrame) -> pd.Series | None:
-        """The run with the highest score (BrierLM first, the smooth score between equal ones)."""
-        if runs.empty:
-            return None
-        return runs.sort_values(["brierlm", "score", "run_id"], ascending=[False, False, True]).iloc[0]
+        """The best run of the best setting among ``runs``, which is the one with the highest mean over its seeds:
+        where some settings have more seeds than others, the highest single run is often a lucky one."""
+        found = self.among(runs)
+        return best_setting(found).best if found else None
+
+    @property
+    def groups(self) -> list[tuple[int | None, list[Setting]]]:
+        """Settings of the token baselines (None) first, then of each K in order."""
+        ks: list[int | None] = [None, *self.chunk_sizes]
+        found = [(k, [setting for setting in self.settings if setting.k == k]) for k in ks]
+        return [(k, settings) for k, settings in found if settings]
 
 
 def compare(table: RunTable) -> Comparison:
@@ -87,8 +160,9 @@ def compare(table: RunTable) -> Comparison:
     evaluations = evaluations[
         (evaluations["fingerprint"] == fingerprint) & evaluations["role"].isin(ROLES)
     ].reset_index(drop=True)
-    parameters = _parameters(table, finals)
-    grouped = cells(finals, table.config_columns)
+    settings = [Setting(cell.drop_duplicates("seed")) for cell in cells(finals, table.config_columns)]
+    paired, unpaired = pair_up(table.positions, finals["run_id"])
+    noise, is_split = noise_of(settings, paired)
     return Comparison(
         fingerprint=fingerprint,
         finals=finals,
@@ -97,14 +171,40 @@ def compare(table: RunTable) -> Comparison:
         budget=budget,
         fingerprints=counts,
         left_out=left_out,
-        parameters=parameters,
-        noise=seed_noise([cell["brierlm"].tolist() for cell in grouped]),
-        noise_kinds=tuple(sorted({str(cell["kind"].iloc[0]) for cell in grouped if len(cell) > 1})),
+        parameters=_parameters(table, finals),
+        settings=settings,
+        paired=paired,
+        unpaired=unpaired or _left_unpaired(finals, paired),
+        noise=noise,
+        noise_is_split=is_split,
+        noise_kinds=tuple(sorted({s.kind for s in settings if s.num_seeds > 1 and not s.weak})),
+        positions=table.positions,
+        floor_scores=table.floor_scores,
     )
 
 
+def noise_of(settings: Sequence[Setting], paired: PairedScores | None) -> tuple[SeedNoise | None, bool]:
+    """Noise between seeds and whether it could be split. Settings of which an order cannot be told from 0 say
+    nothing: BrierLM is cut off at 0, and two seeds at 0 do not scatter."""
+    clear = [setting for setting in settings if not setting.weak]
+    if paired is not None:
+        there = [[r for r in setting.run_ids if r in paired.values] for setting in clear]
+        found = seed_noise([paired.of(run_ids) for run_ids in there], paired.clusters)
+        if found is not None:
+            return found, True
+    return scatter_of_scores([setting.runs["brierlm"].tolist() for setting in clear]), False
+
+
+def _left_unpaired(finals: pd.DataFrame, paired: PairedScores | None) -> str:
+    if paired is None:
+        return ""
+    num = sum(str(run_id) not in paired.values for run_id in finals["run_id"])
+    return f"{num} of {len(finals)} runs did not keep their scores position by position" if num else ""
+
+
 def cells(runs: pd.DataFrame, columns: Iterable[str]) -> list[pd.DataFrame]:
-    """Runs grouped by everything but the seed, in order of first appearance."""
+    """Runs grouped by everything but the seed, in order of first appearance. How much was scored is no part of a
+    setting either: all of ``runs`` have one evaluation fingerprint."""
     keys = [name for name in columns if name in runs and not _is_seed(name)]
     if runs.empty:
         return []
@@ -113,7 +213,7 @@ def cells(runs: pd.DataFrame, columns: Iterable[str]) -> list[pd.DataFrame]:
 
 
 def _is_seed(name: str) -> bool:
-    return name == "seed" or name.endswith(".seed") or name.startswith("runtime.")
+    return name == "seed" or name.endswith(".seed") or name.startswith(("runtime.", "eval."))
 
 
 def _fingerprint_counts(evaluations: pd.DataFrame) -> dict[str, int]:
@@ -171,7 +271,7 @@ def _parameters(table: RunTable, finals: pd.DataFrame) -> list[str]:
     if stated:
         return list(dict.fromkeys(stated))
     calm = finals[finals["kind"] == "calm"]
-    skip = ("train.train_", "runtime.")
+    skip = ("train.train_", "runtime.", "eval.")
     return [
         name
         for name in table.config_columns

@@ -1,134 +1,154 @@
-"""Does BrierLM say the same as cross-entropy? Pearson and Spearman over token-baseline checkpoints.
-
-Checkpoints of one run are not independent, so the interval resamples whole runs.
-"""
+"""Does BrierLM say the same as cross-entropy? Over the checkpoints of token baselines, one text at a time."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-PUBLISHED_PEARSON, PUBLISHED_SPEARMAN = -0.966, -0.991
+from analysis.clustered import MIN_RUNS, Coefficient, Fit, fit, percentile_bootstrap
+from analysis.words import interval, number
+
+PUBLISHED = {"Pearson": -0.966, "Spearman": -0.991}
 """Over models and checkpoints (arXiv 2510.27688)."""
 
-MIN_RUNS, MIN_POINTS = 3, 3
-RESAMPLES = 2000
-
-Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Coefficient:
-    """``low`` and ``high`` bound 95 %; None where there are fewer than three runs."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
+MIN_POINTS = 3
 
 
 @dataclass(frozen=True)
 class Correlation:
-    pearson: Coefficient | None
-    spearman: Coefficient | None
-    num_points: int
+    """Of one text: scores of different texts are different quantities and never share a fit."""
+
+    text: str
+    """``shakespeare, byte``."""
+    fingerprint: str
+    corpus: str
+    tokenizer: str
+    fit: Fit | None
+    """BrierLM against nats per token; None where fewer than three points or no variation leave it undefined."""
     num_runs: int
+    num_sizes: int
     num_zero: int
-    """Checkpoints left out because BrierLM was 0 there (cut off, so not on the line)."""
-    slope: float | None
-    intercept: float | None
-    """Of the least-squares line BrierLM = intercept + slope * cross-entropy."""
+    """Checkpoints left out because BrierLM was 0 there: it is cut off, so they are not on the line."""
+    num_weak: int
+    """Others left out because one of their orders lies within three of its errors of 0: BrierLM is then mostly
+    noise, and cut off where that noise is negative."""
+    bootstrap: tuple[tuple[float, float], ...] | None
+    """Percentile intervals of Pearson, Spearman, slope and intercept (``clustered.percentile_bootstrap``)."""
     points: pd.DataFrame
+    """The checkpoints kept, in the order given."""
+
+    @property
+    def num_points(self) -> int:
+        return len(self.points)
+
+    @property
+    def num_left_out(self) -> int:
+        return self.num_zero + self.num_weak
 
     @property
     def note(self) -> str:
-        """Why something is missing; empty where nothing is."""
+        """Why something is missing or weak; empty where nothing is."""
         if self.num_points < MIN_POINTS:
-            return f"at least {MIN_POINTS} baseline checkpoints with a BrierLM above 0 are needed"
-        if self.pearson is None:
+            return f"at least {MIN_POINTS} baseline checkpoints with a BrierLM clear of 0 are needed"
+        if self.fit is None:
             return "all checkpoints have the same value, so no correlation is defined"
         if self.num_runs < MIN_RUNS:
             return (
-                f"no interval: checkpoints of one run are not independent, and an interval over runs "
+                "no interval: checkpoints of one run are not independent, and an interval over runs "
                 f"needs at least {MIN_RUNS} of them"
             )
+        if self.fit.pearson.low is None:
+            return "no interval: without one of the runs nothing is left to correlate"
         if self.num_runs < 6:
-            return f"the interval rests on only {self.num_runs} runs and is rough"
+            return (
+                f"the intervals rest on only {self.num_runs} runs and take it that runs differ from each other by "
+                "normally distributed amounts"
+            )
         return ""
 
 
-def pearson(x: Floats, y: Floats) -> float:
-    """NaN where one of the two does not vary."""
-    if len(x) < 2:
-        return math.nan
-    dx, dy = x - x.mean(), y - y.mean()
-    scale = math.sqrt(float((dx**2).sum() * (dy**2).sum()))
-    return float((dx * dy).sum()) / scale if scale > 0 else math.nan
+def correlate(evaluations: pd.DataFrame) -> list[Correlation]:
+    """One result per evaluation fingerprint (text, tokenizer, positions), in order of first appearance, over all
+    baseline checkpoints that have a cross-entropy, whatever their phase (both numbers are of the same weights).
 
-
-def spearman(x: Floats, y: Floats) -> float:
-    """Pearson of the ranks, ties sharing their mean rank."""
-    return pearson(_ranks(x), _ranks(y))
-
-
-def _ranks(values: Floats) -> Floats:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts).astype(float)
-    ranks: Floats = (last - (counts - 1) / 2)[inverse]
-    return ranks
-
-
-def cluster_intervals(
-    x: Floats, y: Floats, groups: list[str], *, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    """95 % percentile intervals of (Pearson, Spearman), whole groups drawn with replacement.
-
-    None for fewer than three groups."""
-    names = list(dict.fromkeys(groups))
-    if len(names) < MIN_RUNS:
-        return None
-    members = [np.flatnonzero(np.asarray(groups) == name) for name in names]
-    rng = np.random.default_rng(seed)
-    draws = []
-    for choice in rng.integers(len(names), size=(resamples, len(names))):
-        index = np.concatenate([members[i] for i in choice])
-        draws.append((pearson(x[index], y[index]), spearman(x[index], y[index])))
-    table = np.asarray(draws)
-    table = table[np.isfinite(table).all(axis=1)]
-    if len(table) < resamples / 2:
-        return None
-    low, high = np.quantile(table, [0.025, 0.975], axis=0)
-    return (float(low[0]), float(high[0])), (float(low[1]), float(high[1]))
-
-
-def correlate(evaluations: pd.DataFrame, *, resamples: int = RESAMPLES) -> Correlation:
-    """Over all baseline checkpoints that have a cross-entropy, whatever their phase (both numbers are of
-    the same weights). Raises ValueError where fingerprints are mixed."""
+    Results of one text that was evaluated in several ways name the fingerprint. Empty without such checkpoints."""
     rows = evaluations[(evaluations["kind"] == "baseline") & evaluations["cross_entropy"].notna()]
-    if rows["fingerprint"].nunique() > 1:
-        raise ValueError("evaluations of several fingerprints cannot be correlated")
-    points = rows[rows["brierlm"] > 0].reset_index(drop=True)
+    found = [_correlate(group) for _, group in rows.groupby("fingerprint", sort=False)]
+    names = [result.text for result in found]
+    return [
+        result if names.count(result.text) == 1 else replace(result, text=f"{result.text} ({result.fingerprint})")
+        for result in found
+    ]
+
+
+def _correlate(rows: pd.DataFrame) -> Correlation:
+    zero = rows["brierlm"] <= 0
+    weak = ~zero & (rows["weak_orders"].fillna("") != "")
+    points = rows[~zero & ~weak].reset_index(drop=True)
     x = points["cross_entropy"].to_numpy(dtype=float)
     y = points["brierlm"].to_numpy(dtype=float)
-    r = pearson(x, y) if len(points) >= MIN_POINTS else math.nan
-    result = {
-        "num_points": len(points),
-        "num_runs": int(points["run_id"].nunique()),
-        "num_zero": len(rows) - len(points),
-    }
-    if math.isnan(r):
-        return Correlation(None, None, slope=None, intercept=None, points=points, **result)
-    intervals = cluster_intervals(x, y, points["run_id"].tolist(), resamples=resamples)
-    first, second = intervals if intervals else ((None, None), (None, None))
-    slope, intercept = np.polyfit(x, y, 1)
+    first, runs = rows.iloc[0], points["run_id"].astype(str).tolist()
+    enough = len(points) >= MIN_POINTS
     return Correlation(
-        pearson=Coefficient(r, *first),
-        spearman=Coefficient(spearman(x, y), *second),
-        slope=float(slope),
-        intercept=float(intercept),
+        text=str(first["text"]),
+        fingerprint=str(first["fingerprint"]),
+        corpus=str(first["corpus"]),
+        tokenizer=str(first["tokenizer"]),
+        fit=fit(x, y, runs) if enough else None,
+        bootstrap=percentile_bootstrap(x, y, runs) if enough else None,
+        num_runs=int(points["run_id"].nunique()),
+        num_sizes=int(points["size"].nunique()),
+        num_zero=int(zero.sum()),
+        num_weak=int(weak.sum()),
         points=points,
-        **result,
     )
+
+
+# ---------------------------------------------------------------------------- words
+
+
+def coefficient_words(value: Coefficient | None, digits: int = 3) -> str:
+    """``−0.973 [−0.991, −0.921]``."""
+    if value is None:
+        return "not available"
+    bounds = f" {interval(value.low, value.high, digits)}" if value.low is not None else " (no interval)"
+    return number(value.value, digits) + bounds
+
+
+def answer(results: list[Correlation]) -> list[str]:
+    """The question in sentences, for studies that hold nothing but token baselines."""
+    fits = [(result.text, result.fit) for result in results if result.fit is not None]
+    if not fits:
+        return ["Too few checkpoints have a BrierLM clear of 0 to say whether it agrees with cross-entropy."]
+    texts = "one text" if len(fits) == 1 else f"each of {len(fits)} texts"
+    parts = []
+    for name, published in PUBLISHED.items():
+        values = {text: (f.pearson if name == "Pearson" else f.spearman) for text, f in fits}
+        weakest = max(values, key=lambda text: values[text].value)
+        where = "" if len(fits) == 1 else f", at its weakest ({weakest}),"
+        parts.append(f"{name}{where} {coefficient_words(values[weakest])} (published {number(published, 3)})")
+    return [f"Correlation of BrierLM with cross-entropy within {texts}: {'; '.join(parts)}."]
+
+
+def details(result: Correlation) -> str:
+    """One text in a sentence."""
+    counts = f"{_counted(result.num_points, 'checkpoint')} of {_counted(result.num_runs, 'run')}"
+    if result.fit is None:
+        return f"{result.text}: {result.note} ({counts})."
+    f = result.fit
+    return (
+        f"{result.text}: Pearson {coefficient_words(f.pearson)}, Spearman {coefficient_words(f.spearman)} over "
+        f"{counts} and {_counted(result.num_sizes, 'size')}; one nat less is worth "
+        f"{coefficient_words(_negated(f.slope), 2)} BrierLM."
+    )
+
+
+def _negated(value: Coefficient) -> Coefficient:
+    if value.low is None or value.high is None:
+        return Coefficient(-value.value)
+    return Coefficient(-value.value, -value.high, -value.low)
+
+
+def _counted(num: int, what: str) -> str:
+    return f"{num} {what}{'' if num == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""The figures about compute, orders, correlation and importance. Each returns None where it would be empty."""
+"""The figures about compute, orders and importance. Each returns None where it would be empty."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 
 from analysis import style
 from analysis.comparison import Comparison
-from analysis.correlation import Correlation
 from analysis.frontier import frontiers
+from analysis.plots_scores import draw_scores
 from analysis.rows import FLOORS, ORDERS
-from analysis.style import GREY, INK, LIGHT, Label, Picture
+from analysis.scores import bound_text
+from analysis.style import GREY, Label, Picture
 
 BRIERLM = "BrierLM (0 to 100)"
 _RING = {"all": style.ACCENT, "CALM": "#e08214"}
@@ -54,9 +55,8 @@ def main_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | None:
         "frontier",
         "BrierLM against training compute",
         "Every checkpoint of every trial and baseline with one standard error; FLOPs as executed. Frontier "
-        "points are ringed: "
-        "at constant rate joined by a line, ends of decays by dashes. Dashed grey lines: n-gram tables on the "
-        "same positions.",
+        "points are ringed: at constant rate joined by a line, ends of decays by dashes. Dashed grey lines: "
+        "n-gram tables on the same positions." + bound_text(points),
     )
 
 
@@ -79,16 +79,15 @@ def _curve(axes: Axes, run: pd.DataFrame) -> None:
     shapes = {"constant": (style.k_marker(k), 4.5 if k is not None else 6.5), "decayed": ("*", 10.0)}
     for phase, part in run.groupby("phase", sort=False):
         marker, size = shapes.get(str(phase), ("x", 4.0))
-        axes.errorbar(
+        draw_scores(
+            axes,
             part["train_flops"],
-            part["brierlm"],
-            yerr=part["brierlm_se"],
-            fmt=marker,
-            ms=size,
-            color=colour,
-            mec="white" if marker != "x" else colour,
-            mew=0.5 if marker != "x" else 1.0,
-            elinewidth=0.8,
+            part,
+            marker=marker,
+            size=size,
+            colour=colour,
+            edge="white" if marker != "x" else colour,
+            edge_width=0.5 if marker != "x" else 1.0,
             alpha=0.9,
         )
 
@@ -153,16 +152,8 @@ def _scatter(
     figure, axes = style.new_figure(style.SMALL)
     labels = []
     for k, part in groups_by_k(runs):
-        axes.errorbar(
-            part[column],
-            part["brierlm"],
-            yerr=part["brierlm_se"],
-            fmt=style.k_marker(k),
-            ms=6,
-            color=style.k_colour(k),
-            mec="white",
-            mew=0.5,
-            elinewidth=0.9,
+        draw_scores(
+            axes, part[column], part, marker=style.k_marker(k), size=6, colour=style.k_colour(k), line_width=0.9
         )
         labels.append(Label(float(part["brierlm"].max()), style.k_name(k), style.k_colour(k)))
     if log:
@@ -174,7 +165,8 @@ def _scatter(
     axes.set_xlabel(xlabel)
     axes.set_ylabel(BRIERLM)
     style.label_right(axes, labels)
-    return style.render(figure, name, title, f"Runs at the budget: {BRIERLM} over {xlabel}, one standard error.")
+    text = f"Runs at the budget: {BRIERLM} over {xlabel}, one standard error."
+    return style.render(figure, name, title, text + bound_text(runs))
 
 
 def _few_log_ticks(axes: Axes) -> Any:
@@ -254,57 +246,6 @@ def orders_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | Non
         "Brier-1 to Brier-4 of the best run of each K",
         "Best run of each K at the budget, one standard error; a hollow triangle at the bottom is a value of 0 or "
         "less, which makes BrierLM 0.",
-    )
-
-
-def correlation_figure(result: Correlation) -> Picture | None:
-    """BrierLM against cross-entropy, darker with more compute."""
-    if result.num_points < 2:
-        return None
-    points = result.points
-    figure, axes = style.new_figure(style.WIDE)
-    runs = list(dict.fromkeys(points["run_id"]))
-    markers = ["P", "o", "s", "^", "D", "v", "<", ">"]
-    flops = np.log(points["train_flops"].to_numpy(dtype=float))
-    spread = float(flops.max() - flops.min()) or 1.0
-    for i, run_id in enumerate(runs):
-        part = points[points["run_id"] == run_id]
-        shade = 0.72 - 0.72 * (np.log(part["train_flops"].to_numpy(dtype=float)) - flops.min()) / spread
-        axes.errorbar(
-            part["cross_entropy"], part["brierlm"], yerr=part["brierlm_se"], fmt="none", ecolor=LIGHT, elinewidth=1
-        )
-        axes.scatter(
-            part["cross_entropy"],
-            part["brierlm"],
-            c=[str(round(float(s), 4)) for s in shade],
-            marker=markers[i % len(markers)],
-            s=42,
-            edgecolors=INK,
-            linewidths=0.5,
-            zorder=3,
-        )
-    if result.slope is not None and result.intercept is not None:
-        x = np.asarray([points["cross_entropy"].min(), points["cross_entropy"].max()], dtype=float)
-        axes.plot(x, result.intercept + result.slope * x, color=style.ACCENT, lw=1.4, zorder=2)
-        sign = "−" if result.slope < 0 else "+"
-        axes.text(
-            0.98,
-            0.97,
-            f"least squares: {result.intercept:.3g} {sign} {abs(result.slope):.3g} · cross-entropy",
-            transform=axes.transAxes,
-            ha="right",
-            va="top",
-            color=style.ACCENT,
-            fontsize=9,
-        )
-    axes.set_xlabel("cross-entropy (nats per token)")
-    axes.set_ylabel(BRIERLM)
-    return style.render(
-        figure,
-        "correlation",
-        "BrierLM against cross-entropy (token baselines)",
-        f"{result.num_points} checkpoints of {result.num_runs} runs; one marker shape a run, darker with more "
-        "training compute; one standard error.",
     )
 
 

@@ -14,6 +14,8 @@ from analysis import style
 from analysis.ablation import categories
 from analysis.comparison import Comparison
 from analysis.plots import BRIERLM, from_zero, groups_by_k, jitter
+from analysis.plots_scores import draw_scores
+from analysis.scores import bound_text
 from analysis.stats import mean_of
 from analysis.style import GREY, INK, Picture
 
@@ -35,16 +37,15 @@ def parameter_figure(comparison: Comparison, name: str, title: str) -> Picture |
             if scores.empty:
                 continue
             centre = float(x) - 0.1 if is_k else x + (i - (len(groups) - 1) / 2) * 0.5 / len(groups) - 0.1
-            axes.errorbar(
+            draw_scores(
+                axes,
                 jitter(len(scores), centre, 0.24 if is_k else 0.36 / len(groups)),
-                scores["brierlm"],
-                yerr=scores["brierlm_se"],
-                fmt=style.k_marker(k),
-                ms=4.5,
-                color=style.k_colour(k),
-                mec="white",
-                mew=0.4,
-                elinewidth=0.7,
+                scores,
+                marker=style.k_marker(k),
+                size=4.5,
+                colour=style.k_colour(k),
+                edge_width=0.4,
+                line_width=0.7,
                 alpha=0.85,
             )
         _mean_mark(axes, x + 0.3, here["brierlm"].tolist())
@@ -67,7 +68,8 @@ def parameter_figure(comparison: Comparison, name: str, title: str) -> Picture |
         "by-" + "".join(c if c.isalnum() else "-" for c in name),
         f"BrierLM against {title}",
         "One point a run at the budget with one standard error; black: mean of all runs with this value and its "
-        "95 % t interval (none for a single run). Not adjusted for the other parameters: see the table.",
+        "95 % t interval (none for a single run). Not adjusted for the other parameters: see the table."
+        + bound_text(runs),
     )
 
 

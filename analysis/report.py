@@ -10,19 +10,23 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jinja2
 import pandas as pd
 from markupsafe import Markup, escape
 
-from analysis import plots, sections, style, tables
-from analysis.ablation import effects
-from analysis.comparison import Comparison, compare
+from analysis import plots, sections, sections_compared, style, tables, texts
+from analysis.ablation import Effect, effects
+from analysis.claims import controlled_pairs
+from analysis.correlation import Correlation, answer, correlate
+from analysis.correlation import details as correlation_details
+from analysis.sections import Section
 from analysis.style import Picture
 from analysis.table import RunTable, StudyInfo, choose_studies, load_runs
-from analysis.verdict import headline, standings
+from analysis.texts import Part
+from analysis.verdict import Verdict, headline
 from analysis.words import Table, to_latex
 from workbench.errors import OutputError
 from workbench.files import writable_folder
@@ -74,48 +78,101 @@ class Content:
     html: str
     pictures: list[Picture]
     tables: list[Table]
+    pairs: pd.DataFrame
+    """Controlled pairs, one a row."""
 
 
 def build(table: RunTable, study: str) -> Content:
     """All sections of the report on ``study``; ``table`` holds its runs only."""
     info = table.studies[study]
-    comparison = compare(table)
-    floors = table.floors[table.floors["fingerprint"] == comparison.fingerprint]
+    parts = texts.parts_of(table)
+    shown = texts.largest(parts)
+    comparison, floors = shown.comparison, shown.floors
     found = effects(comparison, table.runs, table.config_columns)
-    places = standings(comparison, floors)
-    verdict = headline(comparison, places, found)
+    pairs = controlled_pairs(comparison)
+    results = correlate(texts.comparable(table))
     with style.house_style():
         main = plots.main_figure(comparison, floors)
-        parts = [
-            sections.key_section(table, comparison, places),
-            sections.effects_section(comparison, found),
+        contents = [
+            sections.key_section(table, parts, shown),
+            *_of_one_text(
+                parts,
+                shown,
+                [
+                    sections_compared.compared_section(comparison, shown.places, pairs),
+                    sections_compared.noise_section(comparison, shown.places, pairs),
+                    sections.effects_section(comparison, found),
+                ],
+            ),
             sections.autoencoder_section(table),
-            sections.correlation_section(comparison),
+            *_of_one_text(parts, shown, [sections.bottleneck_section(table, comparison)]),
+            sections.correlation_section(results),
             sections.importance_section(info),
-            sections.orders_section(comparison, places, floors),
-            sections.cost_section(comparison),
-            sections.checks_section(table, comparison),
-            sections.runs_section(table, comparison),
+            *_of_one_text(
+                parts,
+                shown,
+                [
+                    sections.orders_section(comparison, shown.places, floors),
+                    sections.cost_section(comparison),
+                    sections.checks_section(table, comparison),
+                ],
+            ),
+            sections.runs_section(table, parts),
         ]
-    parts.append(sections.rules_section(table, comparison))
-    environment = sections.Section("environment", "Environment")
+    contents.append(sections.rules_section(table, parts, shown))
+    environment = Section("environment", "Environment")
     environment.add(tables.environment_table(table.environments), "No run recorded its environment.")
-    parts.append(environment)
+    contents.append(environment)
+    if main is not None and len(parts) > 1:
+        main = replace(main, title=f"{main.title}, {shown.text}")
     html = _template().render(
         study=study,
         info=info,
         counts=_counts(table.runs),
-        verdict=verdict,
+        verdict=_verdict(parts, found, results),
         main=main,
         comparison=comparison,
-        sections=parts,
+        sections=contents,
         warnings=table.warnings,
-        mixed=_mixed_words(comparison),
+        several=texts.several_words(parts),
+        mixed=texts.mixed_words(parts),
+        seen=sections.seen_words(parts),
         reproduce=_reproduce(study, info),
         inline=_inline,
     )
-    pictures = ([main] if main else []) + [picture for section in parts for picture in section.pictures]
-    return Content(html, pictures, [item for section in parts for item in section.tables])
+    pictures = ([main] if main else []) + [picture for section in contents for picture in section.pictures]
+    return Content(
+        html,
+        pictures,
+        [item for section in contents for item in section.tables],
+        sections_compared.pairs_frame(comparison, pairs),
+    )
+
+
+def _of_one_text(parts: list[Part], shown: Part, found: list[Section]) -> list[Section]:
+    """The same sections, saying which text they are about where there are several."""
+    for section in found:
+        if len(parts) > 1 and (section.pictures or section.tables):
+            section.notes.insert(0, f"Runs on {shown.text} only.")
+    return found
+
+
+def _verdict(parts: list[Part], found: list[Effect], results: list[Correlation]) -> Verdict:
+    """Of every text; a study of nothing but token baselines answers whether BrierLM and cross-entropy agree."""
+    shown = texts.largest(parts)
+    each = [headline(part.comparison, part.places, found if part is shown else []) for part in parts]
+    only_baselines = bool(results) and all(part.comparison.calm.empty for part in parts)
+    if len(parts) == 1 and not only_baselines:
+        return each[0]
+    prefix = [f"{part.text}: " if len(parts) > 1 else "" for part in parts]
+    lead = [words + sentence for words, verdict in zip(prefix, each, strict=True) for sentence in verdict.lead]
+    details = [words + line for words, verdict in zip(prefix, each, strict=True) for line in verdict.details]
+    if only_baselines:
+        lead, details = answer(results), [*map(correlation_details, results), *details]
+    cautions = [verdict.caution for verdict in each if verdict.caution]
+    if len(set(cautions)) > 1:
+        cautions = [words + v.caution for words, v in zip(prefix, each, strict=True) if v.caution]
+    return Verdict(lead, details, " ".join(dict.fromkeys(cautions)))
 
 
 # ---------------------------------------------------------------------------- words
@@ -135,20 +192,6 @@ def _counts(runs: pd.DataFrame) -> str:
     return "; ".join(parts) or "No runs yet"
 
 
-def _mixed_words(comparison: Comparison) -> str:
-    """The warning where several fingerprints occur; empty otherwise."""
-    if len(comparison.fingerprints) < 2:
-        return ""
-    others = {f: n for f, n in comparison.fingerprints.items() if f != comparison.fingerprint}
-    listed = ", ".join(f"{name} ({num} run{'s' if num > 1 else ''})" for name, num in sorted(others.items()))
-    return (
-        f"These runs were evaluated in {len(comparison.fingerprints)} different ways, and such scores cannot be "
-        f"compared. This report compares only the largest group, {comparison.fingerprint} "
-        f"({comparison.fingerprints[comparison.fingerprint]} runs). Left out of every comparison: {listed}. "
-        "`calm evaluate` with one setting makes them comparable."
-    )
-
-
 def _reproduce(study: str, info: StudyInfo) -> list[str]:
     lines = []
     module = info.spec.get("study")
@@ -156,7 +199,7 @@ def _reproduce(study: str, info: StudyInfo) -> list[str]:
         options = "".join(
             f" --{name} {info.spec[name]}"
             for name in ("preset", "trials", "seeds")
-            if info.spec.get(name) is not None
+            if info.spec.get(name)  # a study without a search has no trials, and refuses to be told a number
         )
         lines.append(f"calm study run {module}{options}")
     lines.append(f"calm report {study}")
@@ -197,6 +240,8 @@ def _write_parts(folder: Path, table: RunTable, content: Content) -> None:
         ("autoencoders", table.autoencoders),
         ("kl_per_dim", table.kl_per_dim),
         ("floors", table.floors),
+        ("bottlenecks", table.bottlenecks),
+        ("controlled_pairs", content.pairs),
     ):
         plain_frame = _storable(frame)
         plain_frame.to_csv(folder / "data" / f"{name}.csv", index=False, lineterminator="\n")

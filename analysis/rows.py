@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from workbench import records
+from workbench.uncertainty import weak_orders
 
 ORDERS = (1, 2, 3, 4)
 FLOORS = ("unigram", "bigram", "trigram")
@@ -24,39 +27,67 @@ class Loaded:
     config: dict[str, Any]
     evaluations: list[records.Evaluation]
     autoencoder: records.AutoencoderReport | None
+    text: str = ""
+    """Of ``text_names``."""
 
 
-SCORE_COLUMNS = [
-    "brierlm",
-    "brierlm_se",
+_NUMBERS = [
+    *["brierlm", "brierlm_se", "brierlm_low", "brierlm_high", "bootstrap_se"],
     *[f"brier_{n}" for n in ORDERS],
     *[f"brier_{n}_se" for n in ORDERS],
-    "score",
-    "cross_entropy",
-    "energy_loss",
-    "energy_loss_shuffled",
-    "num_positions",
-    "num_clusters",
+    *["score", "cross_entropy", "cross_entropy_se", "bits_per_byte", "byte_perplexity"],
+    *["energy_loss", "energy_loss_shuffled"],
 ]
+_COUNTS = ["num_positions", "num_clusters", "num_windows", "rounds"]
+SCORE_COLUMNS = [*_NUMBERS, *_COUNTS, "weak_orders"]
+"""``weak_orders``: "3, 4" where these lie within three of their errors of 0, "" where none does."""
+OVERLAP_COLUMNS = [f"overlap_{name}" for name in records.Overlap.model_fields]
 RUN_COLUMNS = [
     *["study", "run_id", "folder", "name", "role", "trial", "seed", "kind", "head", "status", "reason", "K"],
-    *["config_hash", "data_hash", "fingerprint", "created", "finished", "step", "num_steps", "tokens"],
+    *["config_hash", "data_hash", "text", "fingerprint", "created", "finished", "step", "num_steps", "tokens"],
     *["train_seconds", "wall_seconds", "tokens_per_second", "at_budget", "phase"],
     *SCORE_COLUMNS,
     *["train_flops", "train_flops_published", "autoencoder_train_flops", "train_flops_with_autoencoder"],
     *["infer_flops_per_token", "infer_flops_per_token_published", "num_parameters", "autoencoder_hash"],
+    *OVERLAP_COLUMNS,
     *["diagnostics", "diagnostic_messages", "mlflow_uri", "mlflow_experiment", "mlflow_run"],
 ]
 EVALUATION_COLUMNS = [
     *["run_id", "study", "role", "kind", "K", "seed", "status", "step", "tokens", "train_flops"],
-    *["train_flops_with_autoencoder", "phase", "fingerprint", *SCORE_COLUMNS],
+    *["train_flops_with_autoencoder", "phase", "text", "corpus", "tokenizer", "size", "fingerprint"],
+    *SCORE_COLUMNS,
 ]
 AUTOENCODER_COLUMNS = [
     *["hash", "K", "latent_dim", "kl_floor", "noise", "accuracy", "token_accuracy", "posterior_accuracy"],
     *["num_collapsed", "train_flops", "train_seconds", "num_chunks", "num_runs"],
 ]
 KL_COLUMNS = ["hash", "K", "latent_dim", "kl_floor", "dimension", "kl", "std"]
+BOTTLENECK_ORDER_COLUMNS = [
+    *["autoencoder_brier", "noisy_brier", "mode_accuracy", "sample_accuracy", "brier", "shuffled_brier"],
+]
+BOTTLENECK_COLUMNS = ["run_id", "K", "order", *BOTTLENECK_ORDER_COLUMNS]
 FLOOR_COLUMNS = ["run_id", "fingerprint", "table", "brierlm", *[f"brier_{n}" for n in ORDERS], "cross_entropy"]
+
+
+def text_names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """``shakespeare, byte`` for each flattened configuration: corpus (of a path its last part) and tokenizer.
+    Where configurations of that name differ in something else under ``data``, that is added
+    (``shakespeare, bpe, vocab_size 2048``)."""
+    short = [_short_text(config) for config in configs]
+    varying: dict[str, list[str]] = {}
+    for name in dict.fromkeys(short):
+        same = [config for config, its in zip(configs, short, strict=True) if its == name]
+        keys = dict.fromkeys(key for config in same for key in config if key.startswith("data."))
+        varying[name] = [key for key in keys if len({repr(config.get(key)) for config in same}) > 1]
+    return [
+        ", ".join([name, *(f"{key.rsplit('.', 1)[-1]} {config.get(key)}" for key in varying[name])])
+        for config, name in zip(configs, short, strict=True)
+    ]
+
+
+def _short_text(config: Mapping[str, Any]) -> str:
+    corpus = str(config.get("data.corpus") or "unknown text").rstrip("/")
+    return f"{corpus.rsplit('/', 1)[-1]}, {config.get('data.tokenizer.kind') or 'unknown tokenizer'}"
 
 
 def _chunk_size(item: Loaded) -> int | None:
@@ -81,18 +112,20 @@ def _scores(evaluation: records.Evaluation | None) -> dict[str, Any]:
         return {}
     brier = evaluation.brier
     row: dict[str, Any] = {
-        "brierlm": brier.brierlm,
-        "brierlm_se": brier.brierlm_se,
-        "score": brier.score,
-        "cross_entropy": evaluation.cross_entropy,
-        "energy_loss": evaluation.energy_loss,
-        "energy_loss_shuffled": evaluation.energy_loss_shuffled,
-        "num_positions": brier.num_positions,
-        "num_clusters": brier.num_clusters,
+        **{name: getattr(brier, name) for name in SCORE_COLUMNS if name in records.Brier.model_fields},
+        **{name: getattr(evaluation, name) for name in SCORE_COLUMNS if name in records.Evaluation.model_fields},
+        "weak_orders": ", ".join(str(n) for n in _weak_orders(brier)),
     }
     for n, value, error in zip(ORDERS, brier.brier, brier.brier_se, strict=False):
         row[f"brier_{n}"], row[f"brier_{n}_se"] = value, error
     return row
+
+
+def _weak_orders(brier: records.Brier) -> list[int]:
+    """As recorded, or by the same rule from a record of before they were."""
+    if brier.num_windows is not None or not brier.brier:
+        return brier.weak_orders
+    return weak_orders(np.asarray(brier.brier), np.asarray(brier.brier_se))
 
 
 def run_row(item: Loaded, columns: list[str]) -> dict[str, Any]:
@@ -100,14 +133,17 @@ def run_row(item: Loaded, columns: list[str]) -> dict[str, Any]:
     last = record.final or (item.evaluations[-1] if item.evaluations else None)
     reached = compute.get("train_flops", last.train_flops if last else math.nan)
     link = record.mlflow
+    overlap = record.overlap.model_dump() if record.overlap else {}
     direct = {name: getattr(record, name) for name in RUN_COLUMNS if name in records.RunRecord.model_fields}
     return {
         **direct,
         **_scores(last),
         **{name: item.config.get(name) for name in columns},
+        **{f"overlap_{name}": value for name, value in overlap.items()},
         "study": item.study,
         "folder": item.folder,
         "K": _chunk_size(item),
+        "text": item.text,
         "fingerprint": (last.fingerprint if last else "") or record.eval_fingerprint,
         "at_budget": record.status == "completed" and last is not None,
         "phase": last.phase if last else "",
@@ -147,6 +183,10 @@ def evaluation_rows(item: Loaded) -> list[dict[str, Any]]:
             "train_flops": evaluation.train_flops,
             "train_flops_with_autoencoder": evaluation.train_flops + _autoencoder_flops(item),
             "phase": evaluation.phase,
+            "text": item.text,
+            "corpus": item.config.get("data.corpus"),
+            "tokenizer": item.config.get("data.tokenizer.kind"),
+            "size": f"d{item.config.get('model.backbone.width')}-l{item.config.get('model.backbone.num_layers')}",
             "fingerprint": evaluation.fingerprint,
             **_scores(evaluation),
         }
@@ -195,6 +235,22 @@ def kl_rows(loaded: list[Loaded]) -> list[dict[str, Any]]:
     ]
 
 
+def bottleneck_rows(item: Loaded) -> list[dict[str, Any]]:
+    """One row an order; scores and accuracies in per cent."""
+    panel = item.record.bottleneck
+    if panel is None:
+        return []
+    return [
+        {
+            "run_id": item.record.run_id,
+            "K": _chunk_size(item),
+            "order": i + 1,
+            **{name: getattr(panel, name)[i] for name in BOTTLENECK_ORDER_COLUMNS},
+        }
+        for i in range(len(panel.brier))
+    ]
+
+
 def floor_rows(item: Loaded) -> list[dict[str, Any]]:
     final = item.record.final
     fingerprint = (final.fingerprint if final else "") or item.record.eval_fingerprint
@@ -213,9 +269,9 @@ def floor_rows(item: Loaded) -> list[dict[str, Any]]:
 
 def typed(frame: pd.DataFrame) -> pd.DataFrame:
     """Whole numbers that may be missing as Int64, scores as floats (a column of None is not numeric)."""
-    for name in ("K", "trial", "seed", "num_positions", "num_clusters"):
+    for name in ("K", "trial", "seed", *_COUNTS, "overlap_span_bytes", "overlap_longest_tokens"):
         if name in frame:
             frame[name] = pd.to_numeric(frame[name]).astype("Int64")
-    for name in SCORE_COLUMNS[:-2]:
+    for name in (*_NUMBERS, *[n for n in OVERLAP_COLUMNS if n.endswith("_share") and n in frame]):
         frame[name] = pd.to_numeric(frame[name]).astype("float64")
     return frame

@@ -6,15 +6,26 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from analysis import plots, plots_parameters, tables
+from analysis import (
+    plots,
+    plots_bottleneck,
+    plots_correlation,
+    plots_parameters,
+    tables,
+    tables_correlation,
+    tables_quality,
+)
 from analysis.ablation import Effect
 from analysis.comparison import Comparison
-from analysis.correlation import correlate
+from analysis.correlation import Correlation
 from analysis.frontier import COSTS
 from analysis.style import Picture
 from analysis.table import RunTable, StudyInfo
-from analysis.verdict import Standing
+from analysis.texts import Part
+from analysis.verdict import Standing, pairing_words
 from analysis.words import PHASES, Cell, Table, name_of, plain
+from workbench.bottleneck_words import where_lost
+from workbench.diagnostics import SEEN_TEXT
 
 MIN_TRIALS = 20
 """Parameter importance is withheld below this many complete trials."""
@@ -39,12 +50,16 @@ class Section:
             self.notes.append(otherwise)
 
 
-def key_section(table: RunTable, comparison: Comparison, places: list[Standing]) -> Section:
-    section = Section("key-numbers", "Key numbers")
-    section.add(tables.key_numbers(comparison, places), "No run completed at the budget.")
+def key_section(table: RunTable, parts: list[Part], shown: Part) -> Section:
+    """Of all texts; the frontiers of the one ``shown``."""
+    section, comparison = Section("key-numbers", "Key numbers"), shown.comparison
+    section.add(tables.key_numbers(parts), "No run completed at the budget.")
+    section.notes += [
+        f"{part.text}: no run completed at the budget." for part in parts if len(parts) > 1 and not part.places
+    ]
     names = table.runs.drop_duplicates("run_id").set_index("run_id")["name"]
     for cost in COSTS:
-        section.add(tables.frontier_table(comparison, names, cost))
+        section.add(tables.frontier_table(comparison, names, cost, shown.text if len(parts) > 1 else ""))
     if not (comparison.evaluations["brierlm"] > 0).any():
         section.notes.append("No checkpoint has a BrierLM above 0, so there is no frontier.")
     phases = set(comparison.evaluations["phase"])
@@ -52,7 +67,7 @@ def key_section(table: RunTable, comparison: Comparison, places: list[Standing])
         section.notes.append("No run ended with a decay of its rate: all frontier points are at constant rate.")
     if len(comparison.evaluations) and "constant" not in phases:
         section.notes.append("No checkpoint was taken at constant rate: all frontier points are ends of decays.")
-    section.add(tables.settings_table(comparison, table.config_columns))
+    section.add(tables.settings_table(parts, table.config_columns))
     return section
 
 
@@ -64,7 +79,7 @@ def effects_section(comparison: Comparison, found: list[Effect]) -> Section:
     section.notes.append(
         "The score is the study's objective: BrierLM, or a smooth score on the same scale where an order of "
         "it lies within two of its errors of 0. A setting is all runs that differ only in their seed. Differences "
-        "are adjusted for the other parameters (additive fit over settings) and corrected for the number of "
+        "are adjusted for the other parameters (additive fit over settings) and corrected for all pairs of "
         "values. Runs that were stopped early have no score at the budget and are only counted, which flatters "
         "values that were often stopped."
     )
@@ -93,17 +108,57 @@ def autoencoder_section(table: RunTable) -> Section:
     return section
 
 
-def correlation_section(comparison: Comparison) -> Section:
+def correlation_section(results: list[Correlation]) -> Section:
+    """Text by text."""
     section = Section("correlation", "BrierLM and cross-entropy")
-    result = correlate(comparison.evaluations)
-    if result.num_zero:
+    if not results:
+        section.notes.append("No token baseline was evaluated, so there is no cross-entropy to compare with.")
+        return section
+    for note in dict.fromkeys(result.note for result in results if result.note):
+        where = [result.text for result in results if result.note == note]
+        listed = f" ({'; '.join(where)})" if len(results) > 1 else ""
+        section.notes.append(f"{note[0].upper()}{note[1:]}{listed}.")
+    if any(result.num_left_out for result in results):
         section.notes.append(
-            f"{result.num_zero} checkpoints with a BrierLM of 0 are left out: it is cut off there."
+            "Checkpoints are left out where BrierLM is 0 or one of its orders lies within three of its errors of "
+            "0: there it is cut off or mostly noise."
         )
-    if result.note:
-        section.notes.append(result.note[0].upper() + result.note[1:] + ".")
-    section.add(plots.correlation_figure(result))
-    section.add(tables.correlation_table(result))
+    if any(result.fit is not None and result.fit.pearson.low is not None for result in results):
+        section.notes.append(
+            "The intervals say what other runs like these would give: checkpoints of one run share its size and "
+            "seed, so runs are left out whole. They do not speak about other texts, nor about the "
+            "evaluation's own error, which all runs of a text share."
+        )
+    section.add(plots_correlation.correlation_figure(results))
+    section.add(plots_correlation.coefficients_figure(results))
+    section.add(plots_correlation.bits_figure(results))
+    section.add(tables_correlation.correlation_table(results))
+    section.add(tables_correlation.bootstrap_table(results))
+    section.add(tables_correlation.checkpoints_table(results))
+    return section
+
+
+def bottleneck_section(table: RunTable, comparison: Comparison) -> Section:
+    """Best run of each K that holds a panel."""
+    section = Section("bottleneck", "Where the quality is lost")
+    panels = {}
+    for k in comparison.chunk_sizes:
+        best = comparison.best(comparison.calm[comparison.calm["K"] == k])
+        if best is not None and best["run_id"] in table.panels:
+            panels[k] = table.panels[best["run_id"]]
+    absent = [f"K = {k}" for k in comparison.chunk_sizes if k not in panels]
+    if not comparison.chunk_sizes:
+        section.notes.append("No CALM run completed at the budget; a token baseline has no such parts.")
+    elif not panels:
+        section.notes.append(
+            "The best runs recorded no bottleneck panel (they were trained before there was one), so this study "
+            "does not say where their quality is lost."
+        )
+    elif absent:
+        section.notes.append(f"{', '.join(absent)}: the best run recorded no panel.")
+    section.notes += [f"K = {k}: {where_lost(panel)}" for k, panel in panels.items()]
+    section.add(plots_bottleneck.bottleneck_figure(panels))
+    section.add(tables_quality.bottleneck_table(panels))
     return section
 
 
@@ -111,6 +166,9 @@ def importance_section(info: StudyInfo) -> Section:
     section = Section("importance", "Parameter importance")
     importance, complete = info.summary.get("importance"), info.summary.get("num_complete")
     note = str(info.summary.get("importance_note") or "")
+    if info.spec and not info.parameters:
+        section.notes.append("The study searched no parameter.")
+        return section
     if not info.summary:
         section.notes.append("The study has not written a summary yet, so there is no importance to show.")
     elif complete is None or int(complete) < MIN_TRIALS:
@@ -134,6 +192,7 @@ def orders_section(comparison: Comparison, places: list[Standing], floors: pd.Da
     section = Section("orders", "Scores by order")
     section.add(plots.orders_figure(comparison, floors))
     section.add(tables.orders_table(comparison, places, floors), "No run completed at the budget.")
+    section.add(tables_quality.precision_table(places))
     if floors.empty:
         section.notes.append("No n-gram floors were recorded for this evaluation.")
     return section
@@ -157,26 +216,32 @@ def checks_section(table: RunTable, comparison: Comparison) -> Section:
     return section
 
 
-def runs_section(table: RunTable, comparison: Comparison) -> Section:
+def runs_section(table: RunTable, parts: list[Part]) -> Section:
     section = Section("runs", "Runs")
-    section.add(tables.runs_table(table.runs, comparison.parameters), "The study has no runs yet.")
-    if comparison.left_out:
-        rows: list[list[Cell]] = [[name, reason] for name, reason in comparison.left_out]
+    parameters = list(dict.fromkeys(name for part in parts for name in part.comparison.parameters))
+    section.add(tables.runs_table(table.runs, parameters), "The study has no runs yet.")
+    left_out = [item for part in parts for item in part.comparison.left_out]
+    if left_out:
+        rows: list[list[Cell]] = [[name, reason] for name, reason in left_out]
         section.add(Table("left_out", "Not in the comparison at the budget.", ["run", "why"], rows))
     return section
 
 
-def rules_section(table: RunTable, comparison: Comparison) -> Section:
-    section = Section("rules", "Evaluation and rules")
+def rules_section(table: RunTable, parts: list[Part], shown: Part) -> Section:
+    section, comparison, several = Section("rules", "Evaluation and rules"), shown.comparison, len(parts) > 1
+    prints = [f"{f'{part.text}: ' if several else ''}{part.comparison.fingerprint or 'none'}" for part in parts]
     section.notes += [
-        f"Evaluation fingerprint: {comparison.fingerprint or 'none'}. Only scores with the same fingerprint "
-        "(text, tokenizer, context, positions, samples) are compared.",
-        f"Compared at {comparison.budget or 'no budget'}, {PHASES.get(comparison.phase, 'no end point')}. "
+        f"Evaluation fingerprint{'s' if several else ''}: {'; '.join(prints)}. Only scores with the same "
+        "fingerprint (text, tokenizer, context, positions, samples) are compared.",
+        *[f"Text seen in training{f', {part.text}' if several else ''}: {_seen(part)}." for part in parts],
+        f"Compared at {comparison.budget or 'no budget'}, {PHASES.get(comparison.phase, 'no end point')}"
+        f"{f' ({shown.text})' if several else ''}. "
         "Points at constant rate and ends of decays are never mixed.",
         "Compute is counted as executed. The autoencoder's training is recorded apart; where it is added, it is "
         "charged in full to every run, although runs share autoencoders.",
-        "Intervals are at 95 %. Differences of single runs add both evaluation errors as if independent, although "
-        "both were scored at the same positions: they are wider than paired intervals.",
+        "Intervals are at 95 %, those of differences corrected for all comparisons that are looked at together. "
+        f"{pairing_words(comparison)} The best setting is the one with the highest mean over its seeds, the best "
+        "run the highest of its seeds.",
         "Sensitivity checks are in no comparison, figure or frontier but their own table.",
     ]
     finals = comparison.finals
@@ -185,5 +250,21 @@ def rules_section(table: RunTable, comparison: Comparison) -> Section:
         c for c in table.config_columns if c not in varying and len(finals) and plain(finals[c].iloc[0]) != "–"
     ]
     rows: list[list[Cell]] = [[name, plain(finals[name].iloc[0])] for name in same]
-    section.add(Table("common", "What all compared runs have in common.", ["setting", "value"], rows))
+    on = f" on {shown.text}" if several else ""
+    section.add(Table("common", f"What all compared runs{on} have in common.", ["setting", "value"], rows))
     return section
+
+
+def _seen(part: Part) -> str:
+    """Of the run with the largest share: runs of one evaluation differ only in how many windows they drew."""
+    runs = part.comparison.finals.sort_values("overlap_token_share", ascending=False, kind="stable")
+    return tables_quality.overlap_words(runs.iloc[0]) if len(runs) else "no run completed at the budget"
+
+
+def seen_words(parts: list[Part]) -> list[str]:
+    """A warning for every text of which more than the tolerated share may have been learnt by heart."""
+    return [
+        f"{part.text}: {_seen(part)}. BrierLM rewards recall there."
+        for part in parts
+        if (part.comparison.finals["overlap_token_share"] > SEEN_TEXT).any()
+    ]

@@ -1,25 +1,22 @@
-"""Means, differences and intervals. Everything is at 95 % and uses t quantiles."""
+"""Means, and differences of scores without pairs. Everything is at 95 % and uses t quantiles.
+
+Runs are compared position by position (``analysis.claims``); what stands here is for those that kept their score
+and its error only."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import stdtrit  # type: ignore[import-untyped]
+from scipy import special  # type: ignore[import-untyped]
 
-LEVEL = 0.95
+from workbench.seeds import SeedNoise
+from workbench.uncertainty import LEVEL, t_quantile
 
 BETTER, WORSE, SAME = "better", "worse", "indistinguishable"
 UNDECIDED = "not decidable from this study"
-
-
-def t_quantile(dof: float, *, comparisons: int = 1) -> float:
-    """Two-sided quantile at 95 %, Bonferroni-corrected for ``comparisons``; infinite below one degree."""
-    if not dof >= 1:
-        return math.inf
-    return float(stdtrit(dof, 1.0 - (1.0 - LEVEL) / (2.0 * comparisons)))
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,12 @@ class Difference:
     value: float
     low: float | None = None
     high: float | None = None
+    comparisons: int = 1
+    """What the interval is corrected for."""
+    unpaired: bool = False
+    """Whether the scores were taken as independent, because one of them is not known position by position."""
+    position_sd: float | None = None
+    """What the choice of positions adds to a paired difference (``workbench.seeds``: tau)."""
 
     @property
     def verdict(self) -> str:
@@ -63,54 +66,66 @@ class Difference:
             return BETTER
         return WORSE if self.high < 0 else SAME
 
+    @property
+    def flipped(self) -> Difference:
+        """Second minus first."""
+        low, high = (None if end is None else -end for end in (self.high, self.low))
+        return replace(self, value=-self.value, low=low, high=high)
+
 
 @dataclass(frozen=True)
-class SeedNoise:
-    """Training noise: standard deviation between seeds of the same setting, pooled over settings."""
+class Scored:
+    """The mean score of the runs of one setting, or one run's score."""
 
-    sd: float
-    dof: int
-    num_cells: int
-
-
-def seed_noise(cells: Sequence[Sequence[float]]) -> SeedNoise | None:
-    """Pooled over cells with two or more seeds; None where nothing was repeated."""
-    repeated = [np.asarray(cell, dtype=float) for cell in cells if len(cell) > 1]
-    if not repeated:
-        return None
-    dof = sum(len(cell) - 1 for cell in repeated)
-    squares = sum(float(((cell - cell.mean()) ** 2).sum()) for cell in repeated)
-    return SeedNoise(math.sqrt(squares / dof), dof, len(repeated))
+    value: float
+    se: float
+    """Of one run's evaluation. Seeds are scored at the same positions, so it is not divided by their number."""
+    num_seeds: int = 1
 
 
-def difference_of_runs(
-    first: float,
-    first_se: float,
-    second: float,
-    second_se: float,
+def unpaired_difference(
+    first: Scored,
+    second: Scored,
     *,
     clusters: int,
     noise: SeedNoise | None = None,
+    comparisons: int = 1,
 ) -> Difference:
-    """Two single runs. The errors are added as if independent: both were scored at the same positions,
-    so the interval is wider than a paired one would be. Measured seed noise is added to both
-    (Welch-Satterthwaite degrees of freedom). No interval without both errors."""
-    value = first - second
-    errors = [first_se, second_se]
+    """Two settings or runs, the errors added as if independent: both were scored at the same positions, so the
+    interval is wider than a paired one would be. Training noise, where measured, is added as in
+    ``workbench.seeds.setting_difference``: in squares of half-widths, each with its own degrees of freedom. No
+    interval without both errors."""
+    value = first.value - second.value
+    errors = [first.se, second.se]
     if not all(math.isfinite(e) and e > 0 for e in errors):
-        return Difference(value)
-    parts = [(e**2, max(clusters - 1, 1)) for e in errors]
+        return Difference(value, comparisons=comparisons, unpaired=True)
+    half = t_quantile(max(clusters - 1, 1), comparisons=comparisons) * math.hypot(*errors)
     if noise is not None:
-        parts.append((2.0 * noise.sd**2, noise.dof))
-    variance = sum(v for v, _ in parts)
-    dof = variance**2 / sum(v**2 / d for v, d in parts)
-    half = t_quantile(max(dof, 1.0)) * math.sqrt(variance)
-    return Difference(value, value - half, value + half)
+        between = noise.sd * math.sqrt(1 / first.num_seeds + 1 / second.num_seeds)
+        half = math.hypot(half, t_quantile(noise.dof, comparisons=comparisons) * between)
+    return Difference(value, value - half, value + half, comparisons, unpaired=True)
 
 
-def against_constant(value: float, se: float, constant: float, *, clusters: int) -> Difference:
+def against_constant(
+    value: float, se: float, constant: float, *, clusters: int, comparisons: int = 1
+) -> Difference:
     """A score against a number without error (an n-gram table scored exactly on the same positions)."""
     if not (math.isfinite(se) and se > 0):
-        return Difference(value - constant)
-    half = t_quantile(max(clusters - 1, 1)) * se
-    return Difference(value - constant, value - constant - half, value - constant + half)
+        return Difference(value - constant, comparisons=comparisons, unpaired=True)
+    half = t_quantile(max(clusters - 1, 1), comparisons=comparisons) * se
+    difference = value - constant
+    return Difference(difference, difference - half, difference + half, comparisons, unpaired=True)
+
+
+def scatter_of_scores(settings: Sequence[Sequence[float]]) -> SeedNoise | None:
+    """Noise between seeds from scores alone, pooled over settings with two or more; None where there are none.
+
+    How much of it is the evaluation's is not known then: all of it is called training noise."""
+    repeated = [np.asarray(scores, dtype=float) for scores in settings if len(scores) > 1]
+    if not repeated:
+        return None
+    dof = sum(len(scores) - 1 for scores in repeated)
+    squares = sum(float(((scores - scores.mean()) ** 2).sum()) for scores in repeated)
+    sd = math.sqrt(squares / dof)
+    low, high = (math.sqrt(squares / float(special.chdtri(dof, p))) for p in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return SeedNoise(sd, low, high, sd_training=sd, sd_evaluation=0.0, dof=dof, num_settings=len(repeated))

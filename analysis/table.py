@@ -9,30 +9,35 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from analysis.paired import read_scores
 from analysis.rows import (
     AUTOENCODER_COLUMNS,
+    BOTTLENECK_COLUMNS,
     EVALUATION_COLUMNS,
     FLOOR_COLUMNS,
     KL_COLUMNS,
     RUN_COLUMNS,
     Loaded,
     autoencoder_rows,
+    bottleneck_rows,
     evaluation_rows,
     floor_rows,
     kl_rows,
     run_row,
+    text_names,
     typed,
 )
 from workbench import files, records
 from workbench.config_file import flatten
 from workbench.errors import RunError, StudyError
+from workbench.positions import FloorScores, PositionScores
 
 SINGLE = "single"
 """Folder of runs outside studies; reported only when named."""
@@ -93,6 +98,14 @@ class RunTable:
     """One row per (autoencoder, latent dimension): KL in nats, root mean square of sigma."""
     floors: pd.DataFrame
     """One row per (run, n-gram table)."""
+    bottlenecks: pd.DataFrame
+    """One row per (run, order of its bottleneck panel)."""
+    panels: dict[str, records.Bottleneck]
+    """The same panels whole, by run id."""
+    positions: dict[str, PositionScores]
+    """Scores position by position, by run id; of completed runs that kept them."""
+    floor_scores: dict[str, FloorScores]
+    """N-gram tables at the positions of a run, by run id."""
     environments: dict[str, dict[str, Any]]
     """By run id."""
     studies: dict[str, StudyInfo]
@@ -142,6 +155,10 @@ def load_runs(home: Path | str, studies: list[str] | None = None) -> RunTable:
     for name in chosen:
         loaded += _load_folder(home / name, name, warnings)
     loaded.sort(key=lambda item: (item.record.created, item.record.run_id))
+    scores = read_scores((home / item.study / item.folder, item.record) for item in loaded)
+    warnings += scores.warnings
+    texts = text_names([item.config for item in loaded])
+    loaded = [replace(item, text=text) for item, text in zip(loaded, texts, strict=True)]
     searched = [parameter for info in infos.values() for parameter in info.parameters]
     columns = _config_columns([item.config for item in loaded], searched)
     runs = pd.DataFrame([run_row(item, columns) for item in loaded], columns=[*RUN_COLUMNS, *columns])
@@ -153,6 +170,12 @@ def load_runs(home: Path | str, studies: list[str] | None = None) -> RunTable:
         autoencoders=pd.DataFrame(autoencoder_rows(loaded), columns=AUTOENCODER_COLUMNS),
         kl_per_dim=pd.DataFrame(kl_rows(loaded), columns=KL_COLUMNS),
         floors=pd.DataFrame([row for item in loaded for row in floor_rows(item)], columns=FLOOR_COLUMNS),
+        bottlenecks=pd.DataFrame(
+            [row for item in loaded for row in bottleneck_rows(item)], columns=BOTTLENECK_COLUMNS
+        ),
+        panels={item.record.run_id: item.record.bottleneck for item in loaded if item.record.bottleneck},
+        positions=scores.positions,
+        floor_scores=scores.floors,
         environments={item.record.run_id: item.record.environment for item in loaded},
         studies=infos,
         config_columns=columns,

@@ -7,13 +7,15 @@ from typing import Any
 import pandas as pd
 
 from analysis.ablation import Effect
-from analysis.comparison import Comparison, cells
-from analysis.correlation import PUBLISHED_PEARSON, PUBLISHED_SPEARMAN, Coefficient, Correlation
+from analysis.claims import check_gap, compare_rows
+from analysis.comparison import Comparison, Setting, cells
 from analysis.frontier import COSTS, frontiers
 from analysis.rows import FLOORS, ORDERS
+from analysis.scores import bound_note, bounds, score_words
 from analysis.stats import mean_of
 from analysis.table import RunTable
-from analysis.verdict import Standing, compare_rows, correlation_words
+from analysis.texts import Part
+from analysis.verdict import Standing
 from analysis.words import (
     MISSING,
     PHASES,
@@ -44,19 +46,26 @@ def setting_words(run: pd.Series, parameters: list[str]) -> str:
     return ", ".join(parts) or MISSING
 
 
-def key_numbers(comparison: Comparison, places: list[Standing]) -> Table:
-    columns = ["", "best setting", "BrierLM ± s.e.", "mean of runs [95 %]", "runs", "to best baseline [95 %]"]
-    columns += ["against n-gram tables", "training FLOPs", "with autoencoder", "inference FLOPs/token"]
+def key_numbers(parts: list[Part]) -> Table:
+    """The best run of each K; a group of rows for every text where there are several."""
+    places = [(part, place) for part in parts for place in part.places]
+    in_bits = any(not missing(place.best["bits_per_byte"]) for _, place in places)
+    calm = any(place.k is not None for _, place in places)
+    columns = ["", "best setting", "BrierLM ± s.e.", "mean of runs [95 %]", "runs", "bits per byte (perplexity)"]
+    columns += ["to best baseline [95 %]", "against n-gram tables", "training FLOPs", "with autoencoder"]
+    columns += ["inference FLOPs/token"]
     rows: list[list[Cell]] = []
-    for place in places:
+    for part, place in places:
         best, difference = place.best, place.to_baseline
+        parameters = [p for p in part.comparison.parameters if p != "model.chunk_size"]
         rows.append(
             [
                 "baseline" if place.k is None else f"K = {place.k}",
-                setting_words(best, [p for p in comparison.parameters if p != "model.chunk_size"]),
-                plus_minus(best["brierlm"], best["brierlm_se"]),
+                setting_words(best, parameters),
+                score_words(best),
                 mean_words(place.mean),
                 str(place.mean.num),
+                bits_words(best),
                 f"{difference_words(difference)}: {difference.verdict}" if difference else MISSING,
                 place.floor_words(short=True),
                 flops(best["train_flops"]),
@@ -64,10 +73,49 @@ def key_numbers(comparison: Comparison, places: list[Standing]) -> Table:
                 flops(best["infer_flops_per_token"]),
             ]
         )
-    caption = (
-        f"Best setting per chunk size at {comparison.budget}, {PHASES.get(comparison.phase, comparison.phase)}."
+    # a column that would hold dashes, or the one before it again
+    idle = {5: not in_bits, 6: not calm, 9: not calm}
+    kept = [i for i in range(len(columns)) if not idle.get(i)]
+    caption = f"Best setting per chunk size{_of_texts(parts)}.{bound_note(place.best for _, place in places)}"
+    table = Table(
+        "key_numbers",
+        caption,
+        [columns[i] for i in kept],
+        [[row[i] for i in kept] for row in rows],
+        frozenset(place for place, i in enumerate(kept) if i not in (0, 1, 6, 7)),
     )
-    return Table("key_numbers", caption, columns, rows, frozenset({2, 3, 4, 7, 8, 9}))
+    return _with_texts(table, [part.text for part, _ in places])
+
+
+def _of_texts(parts: list[Part]) -> str:
+    """Under which conditions, and of how many texts."""
+    found = [part.comparison for part in parts if part.places] or [part.comparison for part in parts]
+    conditions = {f" at {one.budget}, {PHASES.get(one.phase, one.phase)}" for one in found}
+    where = " and text" if len(parts) > 1 else ""
+    return where + (conditions.pop() if len(conditions) == 1 else ", each text at its own budget")
+
+
+def _with_texts(table: Table, texts: list[str]) -> Table:
+    """The text of each row as a first column, named once a group; unchanged where there is only one text."""
+    if len(set(texts)) < 2:
+        return table
+    rows: list[list[Cell]] = []
+    for i, (text, row) in enumerate(zip(texts, table.rows, strict=True)):
+        rows.append([text if i == 0 or texts[i - 1] != text else "", *row])
+    numeric = frozenset(i + 1 for i in table.numeric)
+    return Table(table.name, table.caption, ["text", *table.columns], rows, numeric)
+
+
+def bits_words(run: pd.Series) -> str:
+    """``2.412 ± 0.011 (5.32)``: cross-entropy in bits per byte with its error, which is in proportion to the one
+    in nats, and byte perplexity; baselines only."""
+    bits, nats, error = run["bits_per_byte"], run["cross_entropy"], run["cross_entropy_se"]
+    if missing(bits):
+        return MISSING
+    known = not missing(error) and not missing(nats) and float(nats) > 0
+    words = plus_minus(bits, float(bits) * float(error) / float(nats) if known else None, 3)
+    perplexity = run["byte_perplexity"]
+    return words if missing(perplexity) else f"{words} ({number(perplexity)})"
 
 
 def orders_table(comparison: Comparison, places: list[Standing], floors: pd.DataFrame) -> Table:
@@ -78,7 +126,7 @@ def orders_table(comparison: Comparison, places: list[Standing], floors: pd.Data
             [
                 "token baseline, best" if place.k is None else f"K = {place.k}, best",
                 *[plus_minus(best[f"brier_{n}"], best[f"brier_{n}_se"], 3) for n in ORDERS],
-                plus_minus(best["brierlm"], best["brierlm_se"]),
+                score_words(best),
             ]
         )
     for table in FLOORS:
@@ -89,7 +137,8 @@ def orders_table(comparison: Comparison, places: list[Standing], floors: pd.Data
             rows.append([f"{table} table", *values, number(row["brierlm"])])
     columns = ["", *[f"Brier-{n} (%)" for n in ORDERS], "BrierLM"]
     caption = "Scores by order of the best run of each K at the budget, with standard errors, and n-gram tables "
-    return Table("orders", caption + "on the same positions (exact).", columns, rows, frozenset(range(1, 6)))
+    caption += "on the same positions (exact)." + bound_note(place.best for place in places)
+    return Table("orders", caption, columns, rows, frozenset(range(1, 6)))
 
 
 def effect_table(effect: Effect) -> Table:
@@ -119,44 +168,57 @@ def effect_table(effect: Effect) -> Table:
     )
 
 
-def settings_table(comparison: Comparison, columns: list[str]) -> Table:
-    """Every setting with its seeds together, best first."""
-    groups = sorted(cells(comparison.finals, columns), key=lambda g: (-g["brierlm"].mean(), g["run_id"].iloc[0]))
+def settings_table(parts: list[Part], columns: list[str]) -> Table:
+    """Every setting with its seeds together, best first, text by text."""
     rows: list[list[Cell]] = []
-    for group in groups:
-        first, mean = group.iloc[0], mean_of(group["brierlm"].tolist())
-        rows.append(
-            [
-                "baseline" if first["kind"] == "baseline" else "CALM",
-                setting_words(first, comparison.parameters),
-                str(len(group)),
-                number(mean.value),
-                MISSING if mean.sd is None else number(mean.sd),
-                number(float((group["brierlm_se"] ** 2).mean()) ** 0.5),
-            ]
-        )
-    return Table(
+    texts = []
+    for part in parts:
+        groups = cells(part.comparison.finals, columns)
+        for group in sorted(groups, key=lambda g: (-g["brierlm"].mean(), g["run_id"].iloc[0])):
+            texts.append(part.text)
+            rows.append(_setting_row(group, part.comparison.parameters))
+    table = Table(
         "settings",
-        "Settings at the budget, seeds together, best first.",
+        "Settings at the budget, seeds together, best first."
+        + bound_note(run for part in parts for _, run in part.comparison.finals.iterrows()),
         ["", "setting", "seeds", "mean BrierLM", "sd between seeds", "evaluation s.e."],
         rows,
         frozenset({2, 3, 4, 5}),
     )
+    return _with_texts(table, texts)
 
 
-def frontier_table(comparison: Comparison, names: pd.Series, cost: str) -> Table:
-    """``names``: of the runs, by run id."""
+def _setting_row(group: pd.DataFrame, parameters: list[str]) -> list[Cell]:
+    first, mean = group.iloc[0], mean_of(group["brierlm"].tolist())
+    only_bound = bounds(group)
+    error = number(float((group["brierlm_se"] ** 2).mean()) ** 0.5)
+    return [
+        "baseline" if first["kind"] == "baseline" else "CALM",
+        setting_words(first, parameters),
+        str(len(group)),
+        f"[0, {number(group['brierlm_high'].max())}]" if only_bound.all() else number(mean.value),
+        MISSING if mean.sd is None else number(mean.sd),
+        MISSING if only_bound.any() else error,
+    ]
+
+
+def frontier_table(comparison: Comparison, names: pd.Series, cost: str, text: str = "") -> Table:
+    """``names``: of the runs, by run id; ``text``: named where there are several."""
     rows: list[list[Cell]] = []
     before: dict[tuple[str, str], pd.Series] = {}
-    for _, point in frontiers(comparison.evaluations, cost=cost).iterrows():
+    points = frontiers(comparison.evaluations, cost=cost)
+    num = max(1, len(points) - points.groupby(["models", "kind_of_point"]).ngroups)
+    for _, point in points.iterrows():
         group = (point["models"], point["kind_of_point"])
         rows.append(
             [
                 str(point["models"]),
                 "constant rate" if point["kind_of_point"] == "constant" else "end of decay",
                 flops(point[cost]),
-                plus_minus(point["brierlm"], point["brierlm_se"]),
-                compare_rows(point, before[group], comparison).verdict if group in before else MISSING,
+                score_words(point),
+                compare_rows(point, before[group], comparison, comparisons=num).verdict
+                if group in before
+                else MISSING,
                 "baseline" if missing(point["K"]) else f"K = {point['K']}",
                 str(names.get(point["run_id"]) or point["run_id"]),
             ]
@@ -164,8 +226,10 @@ def frontier_table(comparison: Comparison, names: pd.Series, cost: str) -> Table
         before[group] = point
     return Table(
         "frontier" if cost == "train_flops" else "frontier_with_autoencoder",
-        f"Pareto frontiers, compute {COSTS[cost]}: no other point of the same kind costs less and scores more. "
-        "Points at constant rate and ends of decays are never mixed.",
+        f"Pareto frontiers{f' on {text}' if text else ''}, compute {COSTS[cost]}: no other point of the same kind "
+        "costs less and scores more. "
+        "Points at constant rate and ends of decays are never mixed. Checkpoints are compared without pairs, "
+        "corrected for all rows." + bound_note(point for _, point in points.iterrows()),
         ["models", "kind of point", "FLOPs", "BrierLM ± s.e.", "against the point before", "model", "run"],
         rows,
         frozenset({2, 3}),
@@ -196,50 +260,35 @@ def autoencoder_table(autoencoders: pd.DataFrame) -> Table:
     return Table("autoencoders", caption, columns, rows, frozenset(range(11)))
 
 
-def correlation_table(result: Correlation) -> Table:
-    def row(name: str, value: Coefficient | None, published: float) -> list[Cell]:
-        if value is None:
-            return [name, MISSING, "not available", number(published, 3)]
-        return [name, number(value.value, 3), correlation_words(value.low, value.high), number(published, 3)]
-
-    return Table(
-        "correlation",
-        f"{result.num_points} checkpoints of {result.num_runs} baseline runs; the interval resamples whole runs.",
-        ["coefficient", "this study", "95 % interval", "published"],
-        [row("Pearson", result.pearson, PUBLISHED_PEARSON), row("Spearman", result.spearman, PUBLISHED_SPEARMAN)],
-        frozenset({1, 2, 3}),
-    )
-
-
 def checks_table(table: RunTable, comparison: Comparison) -> Table:
-    """Sensitivity checks, each beside the run it deviates least from."""
+    """Sensitivity checks, seeds together, each beside the setting it deviates least from."""
     runs = table.runs
     checks = runs[(runs["role"] == "check") & (runs["fingerprint"] == comparison.fingerprint)]
+    settings = [Setting(cell) for cell in cells(checks[checks["at_budget"]], table.config_columns)]
     rows: list[list[Cell]] = []
-    for _, check in checks.iterrows():
-        peers = comparison.finals[comparison.finals["kind"] == check["kind"]]
-        differing = {i: _differing(check, peer, table.config_columns) for i, peer in peers.iterrows()}
-        if not differing or not check["at_budget"]:
-            rows.append([str(check["name"]), MISSING, MISSING, plus_minus(check["brierlm"], check["brierlm_se"])])
-            rows[-1] += [MISSING, str(check["reason"] or check["status"])]
+    for check in settings:
+        first = check.runs.iloc[0]
+        peers = [peer for peer in comparison.settings if peer.kind == check.kind]
+        changed = [_differing(first, peer.runs.iloc[0], table.config_columns) for peer in peers]
+        name = str(first["name"]) + (f" ({check.num_seeds} seeds)" if check.num_seeds > 1 else "")
+        if not peers:
+            rows.append([name, MISSING, MISSING, score_words(check.best), MISSING, MISSING])
             continue
-        seed = check["seed"]
-        nearest = min(differing, key=lambda i: (len(differing[i]), bool(peers.loc[i, "seed"] != seed), str(i)))
-        peer = peers.loc[nearest]
-        changes = ", ".join(f"{short_of(c)} {plain(peer[c])} → {plain(check[c])}" for c in differing[nearest])
-        gap = compare_rows(check, peer, comparison)
-        rows.append(
-            [
-                str(check["name"]),
-                str(peer["name"]),
-                changes or "nothing",
-                plus_minus(check["brierlm"], check["brierlm_se"]),
-                difference_words(gap),
-                gap.verdict,
-            ]
-        )
-    caption = "Sensitivity checks: runs that leave the stated rule for rate and batch, beside their nearest run."
-    columns = ["check", "compared with", "changed", "BrierLM ± s.e.", "difference [95 %]", "verdict"]
+        nearest = min(range(len(peers)), key=lambda i: (len(changed[i]), -peers[i].score))
+        peer = peers[nearest].runs.iloc[0]
+        changes = ", ".join(f"{short_of(c)} {plain(peer[c])} → {plain(first[c])}" for c in changed[nearest])
+        gap = check_gap(check, peers[nearest], comparison, comparisons=len(settings))
+        rows.append([name, str(peer["name"]), changes or "nothing", score_words(check.best)])
+        rows[-1] += [difference_words(gap), gap.verdict]
+    for _, check_run in checks[~checks["at_budget"]].iterrows():
+        rows.append([str(check_run["name"]), MISSING, MISSING, score_words(check_run)])
+        rows[-1] += [MISSING, str(check_run["reason"] or check_run["status"])]
+    caption = "Sensitivity checks: runs that leave the stated rule for rate and batch, beside the nearest setting"
+    if settings:
+        caption += f" (means over seeds; intervals corrected for {len(settings)} "
+        caption += f"comparison{'' if len(settings) == 1 else 's'})"
+    caption += "." + bound_note(check for _, check in checks.iterrows())
+    columns = ["check", "compared with", "changed", "best BrierLM ± s.e.", "difference [95 %]", "verdict"]
     return Table("checks", caption, columns, rows, frozenset({3, 4}))
 
 
@@ -248,6 +297,7 @@ def _differing(first: pd.Series, second: pd.Series, columns: list[str]) -> list[
 
 
 def runs_table(runs: pd.DataFrame, parameters: list[str]) -> Table:
+    in_bits, several = bool(runs["bits_per_byte"].notna().any()), runs["text"].nunique() > 1
     rows: list[list[Cell]] = []
     for _, run in runs.iterrows():
         url = mlflow_url(run["mlflow_uri"], run["mlflow_experiment"], run["mlflow_run"])
@@ -256,22 +306,28 @@ def runs_table(runs: pd.DataFrame, parameters: list[str]) -> Table:
         rows.append(
             [
                 link,
+                *([str(run["text"])] if several else []),
                 str(run["role"]),
                 status_words(run["status"], run["reason"]),
                 setting_words(run, parameters),
                 plain(run["seed"]),
-                plus_minus(run["brierlm"], run["brierlm_se"]),
+                score_words(run),
                 number(run["score"]),
-                number(run["cross_entropy"], 3),
+                plus_minus(run["cross_entropy"], run["cross_entropy_se"], 3),
+                *([number(run["bits_per_byte"], 3)] if in_bits else []),
                 flops(run["train_flops"]),
                 whole(run["tokens_per_second"]),
                 str(run["diagnostic_messages"] or "") or "none",
             ]
         )
-    columns = ["run", "role", "status", "setting", "seed", "BrierLM ± s.e.", "score", "cross-entropy"]
+    columns = ["run", *(["text"] if several else []), "role", "status", "setting", "seed", "BrierLM ± s.e."]
+    columns += ["score", "cross-entropy (nats)"]
+    columns += ["bits per byte"] if in_bits else []
     columns += ["training FLOPs", "tokens/s", "diagnostics"]
     caption = "All runs. Scores of runs that did not complete are those of their last evaluation."
-    return Table("runs", caption, columns, rows, frozenset({4, 5, 6, 7, 8, 9}))
+    caption += bound_note(run for _, run in runs.iterrows())
+    first = 4 + several
+    return Table("runs", caption, columns, rows, frozenset(range(first, len(columns) - 1)))
 
 
 def environment_table(environments: dict[str, dict[str, Any]]) -> Table:

@@ -7,10 +7,15 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from analysis.ablation import Effect
-from analysis.comparison import Comparison
+from analysis.claims import floor_gaps, group_gaps, num_group_claims
+from analysis.comparison import Comparison, Setting, best_setting
 from analysis.rows import FLOORS
-from analysis.stats import BETTER, WORSE, Difference, Mean, against_constant, difference_of_runs, mean_of
-from analysis.words import difference_words, interval, mean_words, missing, name_of, number, plus_minus
+from analysis.scores import score_words
+from analysis.stats import BETTER, UNDECIDED, WORSE, Difference, Mean, mean_of
+from analysis.words import difference_words, mean_words, name_of, number
+
+ROUGH = 3
+"""Noise measured with fewer degrees of freedom is called rough."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +23,24 @@ class Standing:
     """One chunk size (None: the token baselines) at the budget."""
 
     k: int | None
-    best: pd.Series
+    setting: Setting
+    """The best one: highest mean over its seeds."""
     mean: Mean
     """Over its runs at the budget, whatever their other parameters."""
-    to_baseline: Difference | None
-    """Best run of this K minus best baseline; None without baselines."""
+    gaps: dict[int | None, Difference] = field(default_factory=dict)
+    """Its best setting minus the best of every other chunk size and of the baselines."""
     floors: dict[str, Difference] = field(default_factory=dict)
+    """Its best run minus each n-gram table."""
+
+    @property
+    def best(self) -> pd.Series:
+        """The best run of the best setting."""
+        return self.setting.best
+
+    @property
+    def to_baseline(self) -> Difference | None:
+        """None without baselines, and of the baselines themselves."""
+        return self.gaps.get(None)
 
     def floor_words(self, *, short: bool = False) -> str:
         """Where the best run stands among the n-gram tables, each of which says more than the one before.
@@ -47,45 +64,17 @@ def _and(names: list[str]) -> str:
 
 
 def standings(comparison: Comparison, floors: pd.DataFrame) -> list[Standing]:
-    """Baselines first, then each K in order."""
-    reference = comparison.best(comparison.baselines)
-    groups: list[tuple[int | None, pd.DataFrame]] = [(None, comparison.baselines)]
-    groups += [(k, comparison.calm[comparison.calm["K"] == k]) for k in comparison.chunk_sizes]
+    """Baselines first, then each K in order. ``floors``: n-gram tables at the comparison's positions."""
+    gaps: dict[int | None, dict[int | None, Difference]] = {k: {} for k, _ in comparison.groups}
+    for gap in group_gaps(comparison):
+        gaps[gap.first][gap.second] = gap.difference
+        gaps[gap.second][gap.first] = gap.difference.flipped
     result = []
-    for k, runs in groups:
-        best = comparison.best(runs)
-        if best is None:
-            continue
-        to_baseline = None
-        if k is not None and reference is not None:
-            to_baseline = compare_rows(best, reference, comparison)
-        result.append(Standing(k, best, mean_of(runs["brierlm"].tolist()), to_baseline, _floors(best, floors)))
+    for k, settings in comparison.groups:
+        best = best_setting(settings)
+        scores = [score for setting in settings for score in setting.runs["brierlm"].tolist()]
+        result.append(Standing(k, best, mean_of(scores), gaps[k], floor_gaps(best.best, comparison, floors)))
     return result
-
-
-def compare_rows(first: pd.Series, second: pd.Series, comparison: Comparison) -> Difference:
-    """Two runs or checkpoints with ``brierlm``, ``brierlm_se`` and ``num_clusters``."""
-    return difference_of_runs(
-        float(first["brierlm"]),
-        float(first["brierlm_se"]),
-        float(second["brierlm"]),
-        float(second["brierlm_se"]),
-        clusters=_clusters(first),
-        noise=comparison.noise,
-    )
-
-
-def _clusters(run: pd.Series) -> int:
-    return 2 if missing(run["num_clusters"]) else int(run["num_clusters"])
-
-
-def _floors(run: pd.Series, floors: pd.DataFrame) -> dict[str, Difference]:
-    return {
-        str(row["table"]): against_constant(
-            float(run["brierlm"]), float(run["brierlm_se"]), float(row["brierlm"]), clusters=_clusters(run)
-        )
-        for _, row in floors.drop_duplicates("table").iterrows()
-    }
 
 
 @dataclass(frozen=True)
@@ -111,7 +100,7 @@ def headline(comparison: Comparison, places: list[Standing], effects: list[Effec
     return Verdict(
         lead=[*_best_k(comparison, calm, effects), *_against_baselines(comparison, places, calm)],
         details=[_standing_words(place) for place in places],
-        caution=_noise_words(comparison),
+        caution=caution_words(comparison),
     )
 
 
@@ -120,15 +109,16 @@ def _best_k(comparison: Comparison, calm: list[Standing], effects: list[Effect])
         return ["No CALM run completed at the budget, so nothing can be said about K."]
     if len(calm) == 1:
         return [f"Only K = {calm[0].k} completed at the budget, so chunk sizes cannot be compared."]
-    ordered = sorted(calm, key=lambda place: -float(place.best["brierlm"]))
-    first, second = ordered[0], ordered[1]
-    gap = compare_rows(first.best, second.best, comparison)
+    first, second = sorted(calm, key=lambda place: -place.setting.score)[:2]
+    gap = first.gaps[second.k]
+    picked, other = ("setting", "setting") if comparison.noise else ("single run", "run")
+    words = f"The best {picked} has K = {first.k}"
     if gap.verdict == BETTER:
-        words = f"The best single run has K = {first.k}; it is above the best run with K = {second.k}"
+        words += f"; it is above the best {other} with K = {second.k}"
+    elif gap.verdict == UNDECIDED:
+        words += f"; whether it beats K = {second.k} is {gap.verdict}"
     else:
-        words = f"The best single run has K = {first.k}, but it is {gap.verdict} from the best with K = {second.k}"
-        if gap.low is None:
-            words = f"The best single run has K = {first.k}; whether it beats K = {second.k} is {gap.verdict}"
+        words += f", but it is {gap.verdict} from the best with K = {second.k}"
     sentences = [f"{words} (difference {difference_words(gap)})."]
     for effect in effects:
         if effect.parameter == "model.chunk_size":
@@ -146,12 +136,13 @@ def _against_baselines(comparison: Comparison, places: list[Standing], calm: lis
             "so nothing is said about CALM against token models."
         ]
     verdicts = {place.k: place.to_baseline.verdict for place in calm if place.to_baseline}
+    what = "setting" if comparison.noise else "run"
     sentences = []
     for verdict, words in ((BETTER, "above"), (WORSE, "below")):
         ks = [f"{k}" for k, value in verdicts.items() if value == verdict]
         if ks:
             sentences.append(
-                f"K = {', '.join(ks)}: the best run is {words} the best token baseline {comparison.fairness}."
+                f"K = {', '.join(ks)}: the best {what} is {words} the best token baseline {comparison.fairness}."
             )
     rest = [f"{k}" for k, value in verdicts.items() if value not in (BETTER, WORSE)]
     if rest:
@@ -161,11 +152,12 @@ def _against_baselines(comparison: Comparison, places: list[Standing], calm: lis
 
 def _standing_words(place: Standing) -> str:
     who = "Token baseline" if place.k is None else f"K = {place.k}"
-    score = plus_minus(place.best["brierlm"], place.best["brierlm_se"])
     runs = "1 run" if place.mean.num == 1 else f"{place.mean.num} runs"
-    words = f"{who}: best {score} of {runs}"
+    words = f"{who}: best {score_words(place.best)} of {runs}"
+    if place.setting.num_seeds > 1:
+        words += f", its setting {number(place.setting.score)} over {place.setting.num_seeds} seeds"
     if place.mean.num > 1:
-        words += f", mean {mean_words(place.mean)}"
+        words += f", mean of all {mean_words(place.mean)}"
     if place.to_baseline is not None:
         words += f", {difference_words(place.to_baseline)} to the best baseline"
     if float(place.best["brierlm"]) <= 0:
@@ -173,26 +165,72 @@ def _standing_words(place: Standing) -> str:
     return f"{words}; {place.floor_words()}."
 
 
+# ---- what the intervals hold ---------------------------------------------------------------------------
+
+
+def caution_words(comparison: Comparison) -> str:
+    """Which noise is in the intervals, what they are corrected for, how runs were paired."""
+    return " ".join(
+        words
+        for words in (_noise_words(comparison), _corrected_words(comparison), pairing_words(comparison))
+        if words
+    )
+
+
 def _noise_words(comparison: Comparison) -> str:
     noise = comparison.noise
-    selection = "The best of several runs was chosen on the text it is scored on, which flatters it."
     if noise is None:
+        repeated = any(setting.num_seeds > 1 for setting in comparison.settings)
+        why = "no completed setting was repeated with another seed"
+        if repeated:
+            why = "the settings that were repeated have an order that cannot be told from 0"
         return (
-            "Intervals of single runs hold evaluation noise only: no completed setting was repeated "
-            "with another seed, so "
-            f"training noise is unknown (`--seeds 2` measures it). {selection}"
+            f"Intervals hold evaluation noise only: {why}, so training noise is unknown (`--seeds 3` measures "
+            "it), and better or worse is said of these trained models, not of settings."
         )
     notes: dict[tuple[str, ...], str] = {
         ("baseline",): "; baselines only, no CALM was repeated",
         ("calm",): "; CALM only",
     }
     only = notes.get(comparison.noise_kinds, "")
-    cells = "1 setting" if noise.num_cells == 1 else f"{noise.num_cells} settings"
+    settings = "1 setting" if noise.num_settings == 1 else f"{noise.num_settings} settings"
+    degrees = "1 degree" if noise.dof == 1 else f"{noise.dof} degrees"
+    rough = " It rests on little and is rough: more seeds would narrow the intervals." if noise.dof < ROUGH else ""
     return (
-        f"Training noise between seeds: standard deviation {number(noise.sd)} BrierLM ({cells} repeated, "
-        f"{noise.dof} degrees of freedom{only}); it is part of the intervals. {selection}"
+        f"Training noise between seeds: standard deviation {number(noise.sd)} BrierLM ({settings} repeated, "
+        f"{degrees} of freedom{only}); it is part of the intervals of all settings.{rough}"
     )
 
 
-def correlation_words(low: float | None, high: float | None) -> str:
-    return "not available" if low is None or high is None else interval(low, high, 3)
+def _corrected_words(comparison: Comparison) -> str:
+    num, settings = num_group_claims(comparison), len(comparison.settings)
+    if len(comparison.groups) < 2:
+        return ""
+    what = "settings" if comparison.noise else "runs"
+    return (
+        f"The best were picked among {settings} {what} by the scores that they are compared by: the intervals are "
+        f"corrected for that and for all pairs of K and baselines ({num} comparisons). The scores themselves stay "
+        "flattered by it."
+    )
+
+
+def pairing_words(comparison: Comparison) -> str:
+    """How far runs could be compared position by position."""
+    paired = comparison.paired
+    if comparison.finals.empty:
+        return "No run is compared."
+    if paired is None:
+        why = comparison.unpaired or "no scores position by position"
+        return (
+            f"Runs could not be compared position by position ({why}): both errors are added as if independent, "
+            "and the intervals are wider than paired ones."
+        )
+    words = f"Differences are taken position by position ({paired.num_positions:,} positions)"
+    if paired.num_windows < paired.most_windows:
+        words = (
+            f"Differences are taken position by position at the {paired.num_windows} windows that all runs share "
+            f"(of up to {paired.most_windows})"
+        )
+    if comparison.unpaired:
+        words += f"; {comparison.unpaired}, and differences to those are marked unpaired"
+    return f"{words}."

@@ -137,9 +137,10 @@ def mean_words(mean: Mean) -> str:
 
 
 def difference_words(difference: Difference) -> str:
-    sign = "+" if difference.value > 0 else ""
+    """``+0.42 [0.10, 0.74]``; of two scores that could not be paired it says so."""
+    sign = "+" if float(f"{difference.value:.2f}") > 0 else ""
     bounds = f" {interval(difference.low, difference.high)}" if difference.low is not None else " (no interval)"
-    return f"{sign}{number(difference.value)}{bounds}"
+    return f"{sign}{number(difference.value)}{bounds}{' unpaired' if difference.unpaired else ''}"
 
 
 def mlflow_url(uri: object, experiment: object, run: object) -> str | None:
