@@ -30,17 +30,23 @@ def compared_section(comparison: Comparison, places: list[Standing], pairs: list
     if not places:
         section.notes.append("No run completed at the budget.")
         return section
-    section.notes.append(
-        "A setting is all runs that differ only in their seed; it counts with the mean over its seeds."
-        if comparison.noise
-        else "Training noise is not in these intervals: they rank the trained models, not their settings."
-    )
+    if len(comparison.settings) > 1:
+        section.notes.append(
+            "A setting is all runs that differ only in their seed; it counts with the mean over its seeds."
+            if comparison.noise
+            else "Training noise is not in these intervals: they rank the trained models, not their settings."
+        )
     section.notes += _floor_note(places)
-    section.add(groups_table(comparison, places), "There is only one group of settings to compare.")
     section.add(
-        pairs_table(comparison, pairs),
-        "No two CALM settings differ in exactly one searched parameter, so there are no controlled pairs.",
+        groups_table(comparison, places),
+        f"{_group_name(places[0].k)[0].upper()}{_group_name(places[0].k)[1:]} only: there is no other group to "
+        "compare with.",
     )
+    if not comparison.calm.empty:
+        section.add(
+            pairs_table(comparison, pairs),
+            "No two CALM settings differ in exactly one searched parameter, so there are no controlled pairs.",
+        )
     return section
 
 

@@ -22,7 +22,7 @@ from analysis.claims import (
     num_group_claims,
     setting_gap,
 )
-from analysis.comparison import Comparison, Setting, compare
+from analysis.comparison import Comparison, Setting, best_setting, compare
 from analysis.sections_compared import MAX_PAIRS, pairs_frame, pairs_table
 from analysis.stats import BETTER, WORSE
 from analysis.table import RunTable, load_runs
@@ -83,15 +83,11 @@ def setting(comparison: Comparison, k: int, latent: int) -> Setting:
     return next(s for s in comparison.settings if s.k == k and s.runs["autoencoder.latent_dim"].iloc[0] == latent)
 
 
-def claims(comparison: Comparison, table: RunTable) -> dict[str, bool]:
-    """Whether the report claims any difference, family by family."""
+def additive_claim(comparison: Comparison, table: RunTable) -> bool:
+    """Whether the additive fit claims an effect of any parameter."""
     runs = table.runs.assign(**{name: comparison.finals[name] for name in ("brierlm", "brierlm_se", "score")})
     found = effects(comparison, runs, table.config_columns)
-    return {
-        "groups": any(gap.difference.verdict in (BETTER, WORSE) for gap in group_gaps(comparison)),
-        "pairs": any(pair.difference.verdict in (BETTER, WORSE) for pair in controlled_pairs(comparison)),
-        "effects": any(value.verdict in (BETTER, WORSE) for effect in found for value in effect.values),
-    }
+    return any(value.verdict in (BETTER, WORSE) for effect in found for value in effect.values)
 
 
 # ---- one comparison -------------------------------------------------------------------------------------
@@ -296,31 +292,39 @@ def test_checkpoints_have_no_positions_and_are_compared_without_pairs(tmp_path: 
 # ---- errors of whole studies ----------------------------------------------------------------------------
 
 
-NOISES = [Noise(0.03, 0.1), Noise(0.0, 0.2), Noise(0.05, 0.05), Noise(0.02, 0.1, 0.15)]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("noise", [Noise(0.03, 0.1), Noise(0.02, 0.1, 0.15)])
 def test_of_studies_in_which_nothing_differs_few_claim_anything(six: Study, noise: Noise) -> None:
-    """300 studies of six equal settings with three seeds each (the share has a standard error of 1.3 %): every
-    family of claims is corrected to 5 %, and all of them together stay below 7 %."""
-    rng = np.random.default_rng(7)
-    made = [claims(drawn(six, rng, noise), six[0]) for _ in range(300)]
-    rates = {family: np.mean([one[family] for one in made]) for family in made[0]}
-    assert max(rates.values()) <= 0.07, rates
-    assert np.mean([any(one.values()) for one in made]) <= 0.07, rates
+    """300 studies of six equal settings with three seeds each (a share of 5 % has a standard error of 1.3 %): all
+    claims together in at most 7 %. All fifteen pairs without correction claim something in 28 and 37 %."""
+    rng, made, naive = np.random.default_rng(7), [], []
+    for number in range(300):
+        comparison = drawn(six, rng, noise)
+        gaps = [gap.difference for gap in group_gaps(comparison)]
+        gaps += [pair.difference for pair in controlled_pairs(comparison)]
+        if number == 0:  # six cells leave an additive fit nothing to judge by, whatever the scores
+            assert not additive_claim(comparison, six[0])
+        made.append(any(gap.verdict in (BETTER, WORSE) for gap in gaps))
+        pairs = itertools.combinations(comparison.settings[:4], 2)
+        naive.append(any(setting_gap(a, b, comparison).verdict in (BETTER, WORSE) for a, b in pairs))
+    assert np.mean(made) <= 0.07
+    assert np.mean(naive) > 0.1  # the studies are not so quiet that nothing could be claimed
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keep", [True, False])
-def test_the_best_of_many_is_not_above_the_best_of_few_by_being_picked(tmp_path: Path, keep: bool) -> None:
-    """Eight settings of K = 4, one of K = 1, all equal, one seed each and noise measured on two of them with
-    four: the picked best of eight is 1.4 errors above the mean."""
-    cells: dict[Cell, int] = {(4, 8 * (i + 1)): 1 for i in range(8)} | {(1, 16): 1, (2, 8): 4, (2, 16): 4}
-    study = write(tmp_path, cells)
-    rng = np.random.default_rng(8)
-    made = [claims(drawn(study, rng, Noise(0.04, 0.03), keep=keep), study[0])["groups"] for _ in range(200)]
-    assert np.mean(made) <= 0.07
+def test_the_best_of_many_is_not_above_another_by_being_picked(tmp_path: Path) -> None:
+    """Ten settings of K = 4 with a seed each, one of K = 1 with six, all equal: the best of the ten lies about 1.5
+    standard deviations above their mean. Without counting the choice it would be claimed to be better."""
+    cells: dict[Cell, int] = {(4, 8 * (i + 1)): 1 for i in range(10)} | {(1, 16): 6}
+    study, rng = write(tmp_path, cells), np.random.default_rng(8)
+    made, naive = [], []
+    for _ in range(200):
+        comparison = drawn(study, rng, Noise(0.04, 0.03))
+        (gap,) = group_gaps(comparison)
+        made.append(gap.difference.verdict in (BETTER, WORSE))
+        one, two = (best_setting(settings) for _, settings in comparison.groups)
+        naive.append(setting_gap(one, two, comparison).verdict in (BETTER, WORSE))
+    assert (np.mean(made), np.mean(naive)) == (pytest.approx(0.025, abs=0.025), pytest.approx(0.2, abs=0.1))
 
 
 @pytest.mark.slow
@@ -347,9 +351,9 @@ def test_intervals_between_groups_cover_the_true_difference_of_their_bests(
 
 @pytest.mark.slow
 def test_additive_effects_keep_their_error_too(tmp_path: Path) -> None:
-    """Fifteen cells, so that the fit has degrees of freedom left: with each parameter corrected on its own more
-    than 5 % of studies would claim an effect of one of them."""
+    """Fifteen cells, so that the fit has degrees of freedom left. Without correction 12 % of such studies claim an
+    effect of one of the two parameters."""
     study = write(tmp_path, dict.fromkeys(itertools.product((1, 2, 4), (8, 16, 24, 32, 64)), 2))
     rng = np.random.default_rng(10)
-    rate = np.mean([claims(drawn(study, rng, Noise(0.04, 0.05)), study[0])["effects"] for _ in range(200)])
-    assert rate <= 0.07
+    made = [additive_claim(drawn(study, rng, Noise(0.04, 0.05)), study[0]) for _ in range(120)]
+    assert np.mean(made) <= 0.05
