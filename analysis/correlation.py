@@ -12,6 +12,11 @@ from analysis.words import interval, number
 PUBLISHED = {"Pearson": -0.966, "Spearman": -0.991}
 """Over models and checkpoints (arXiv 2510.27688)."""
 
+LIMIT = -0.9
+"""What counts against it, as the study ``correlation`` states beforehand: within one text Pearson weaker than it,
+or a 95 % interval of Spearman's that contains it."""
+MET, NOT_MET, OPEN = "criterion met", "criterion not met", "undecided"
+
 MIN_POINTS = 3
 
 
@@ -117,10 +122,15 @@ def coefficient_words(value: Coefficient | None, digits: int = 3) -> str:
 
 
 def answer(results: list[Correlation]) -> list[str]:
-    """The question in sentences, for studies that hold nothing but token baselines."""
+    """The question in sentences, for studies that hold nothing but token baselines: the coefficients, then text by
+    text whether what would count against it happened (``criterion``)."""
+    return [_coefficients(results), _criterion_words(), *map(_judged, results)]
+
+
+def _coefficients(results: list[Correlation]) -> str:
     fits = [(result.text, result.fit) for result in results if result.fit is not None]
     if not fits:
-        return ["Too few checkpoints have a BrierLM clear of 0 to say whether it agrees with cross-entropy."]
+        return "Too few checkpoints have a BrierLM clear of 0 to say whether it agrees with cross-entropy."
     texts = "one text" if len(fits) == 1 else f"each of {len(fits)} texts"
     parts = []
     for name, published in PUBLISHED.items():
@@ -128,7 +138,53 @@ def answer(results: list[Correlation]) -> list[str]:
         weakest = max(values, key=lambda text: values[text].value)
         where = "" if len(fits) == 1 else f", at its weakest ({weakest}),"
         parts.append(f"{name}{where} {coefficient_words(values[weakest])} (published {number(published, 3)})")
-    return [f"Correlation of BrierLM with cross-entropy within {texts}: {'; '.join(parts)}."]
+    return f"Correlation of BrierLM with cross-entropy within {texts}: {'; '.join(parts)}."
+
+
+def criterion(found: Fit | None) -> str:
+    """``MET`` (it counts against the claim), ``NOT_MET`` or ``OPEN``, from the two 95 % intervals.
+
+    Either coefficient suffices to meet it: Pearson's interval wholly weaker than ``LIMIT``, or Spearman's
+    containing ``LIMIT`` (or wholly weaker, which is worse). Not met needs both intervals wholly stronger. Open
+    otherwise: an interval is missing, or Pearson's contains ``LIMIT`` and Spearman's does not meet it."""
+    if found is None:
+        return OPEN
+    sides = _side(found.pearson), _side(found.spearman)
+    if sides[0] == "weaker" or sides[1] in ("weaker", "around"):
+        return MET
+    return NOT_MET if sides == ("stronger", "stronger") else OPEN
+
+
+def _side(value: Coefficient) -> str:
+    """Where the interval lies: ``stronger`` or ``weaker`` than LIMIT, ``around`` it, or ``missing``."""
+    if value.low is None or value.high is None:
+        return "missing"
+    return "stronger" if value.high < LIMIT else "weaker" if value.low > LIMIT else "around"
+
+
+def _criterion_words() -> str:
+    limit = number(LIMIT, 1)
+    return (
+        f"It would count against BrierLM if, within one text, Pearson were weaker than {limit} or the 95 % "
+        f"interval of Spearman's contained {limit}; judged by the intervals:"
+    )
+
+
+def _judged(result: Correlation) -> str:
+    """``kjv, byte: criterion not met, both intervals are wholly stronger than −0.9.``"""
+    verdict, limit = criterion(result.fit), number(LIMIT, 1)
+    if result.fit is None:
+        return f"{result.text}: {verdict}, {result.note}."
+    if verdict == NOT_MET:
+        return f"{result.text}: {verdict}, both intervals are wholly stronger than {limit}."
+    words = {
+        "stronger": f"is wholly stronger than {limit}",
+        "weaker": f"is wholly weaker than {limit}",
+        "around": f"contains {limit}",
+        "missing": "is missing",
+    }
+    own, ranks = words[_side(result.fit.pearson)], words[_side(result.fit.spearman)]
+    return f"{result.text}: {verdict}, Pearson's interval {own} and Spearman's {ranks}."
 
 
 def details(result: Correlation) -> str:

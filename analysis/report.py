@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 
 from analysis import plots, sections, sections_compared, style, tables, texts
 from analysis.ablation import Effect, effects
-from analysis.claims import controlled_pairs
+from analysis.claims import ControlledPair, controlled_pairs
 from analysis.correlation import Correlation, answer, correlate
 from analysis.correlation import details as correlation_details
 from analysis.sections import Section
@@ -129,7 +129,7 @@ def build(table: RunTable, study: str) -> Content:
         study=study,
         info=info,
         counts=_counts(table.runs),
-        verdict=_verdict(parts, found, results),
+        verdict=_verdict(parts, found, pairs, results),
         main=main,
         comparison=comparison,
         sections=contents,
@@ -157,10 +157,14 @@ def _of_one_text(parts: list[Part], shown: Part, found: list[Section]) -> list[S
     return found
 
 
-def _verdict(parts: list[Part], found: list[Effect], results: list[Correlation]) -> Verdict:
+def _verdict(
+    parts: list[Part], found: list[Effect], pairs: list[ControlledPair], results: list[Correlation]
+) -> Verdict:
     """Of every text; a study of nothing but token baselines answers whether BrierLM and cross-entropy agree."""
     shown = texts.largest(parts)
-    each = [headline(part.comparison, part.places, found if part is shown else []) for part in parts]
+    each = [
+        headline(part.comparison, part.places, *((found, pairs) if part is shown else ([], []))) for part in parts
+    ]
     only_baselines = bool(results) and all(part.comparison.calm.empty for part in parts)
     if len(parts) == 1 and not only_baselines:
         return each[0]

@@ -7,11 +7,8 @@ import pandas as pd
 from analysis.scores import interval_words, is_bound
 from analysis.verdict import Standing
 from analysis.words import MISSING, Cell, Table, missing, number, whole
-from workbench.bottleneck_words import lost
+from workbench.bottleneck_words import WHERE, lost
 from workbench.records import Bottleneck
-
-WHERE = "where it is lost"
-"""Label of the sentence among the rows of ``lost``; it stands above the table."""
 
 
 def precision_table(places: list[Standing]) -> Table:
@@ -37,7 +34,8 @@ def precision_table(places: list[Standing]) -> Table:
 
 
 def bottleneck_table(panels: dict[int, Bottleneck]) -> Table:
-    """One column a K, of its best run; rows as in ``workbench.bottleneck_words``."""
+    """One column a K, of its best run; rows as in ``workbench.bottleneck_words``, whose sentence
+    (``WHERE``) stands above the table."""
     worded = {k: dict(lost(panel)) for k, panel in panels.items()}
     labels = list(dict.fromkeys(label for rows in worded.values() for label in rows))
     rows: list[list[Cell]] = [

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 
 from analysis.ablation import Effect
-from analysis.claims import floor_gaps, group_gaps, num_group_claims
+from analysis.claims import ControlledPair, floor_gaps, group_gaps, num_group_claims
 from analysis.comparison import Comparison, Setting, best_setting
 from analysis.rows import FLOORS
 from analysis.scores import score_words
@@ -87,8 +88,10 @@ class Verdict:
     caution: str = ""
 
 
-def headline(comparison: Comparison, places: list[Standing], effects: list[Effect]) -> Verdict:
-    """The verdict in sentences."""
+def headline(
+    comparison: Comparison, places: list[Standing], effects: list[Effect], pairs: Sequence[ControlledPair] = ()
+) -> Verdict:
+    """The verdict in sentences. ``pairs``: the controlled pairs that the report shows, to be referred to."""
     if not places:
         return Verdict(
             [
@@ -98,13 +101,15 @@ def headline(comparison: Comparison, places: list[Standing], effects: list[Effec
         )
     calm = [place for place in places if place.k is not None]
     return Verdict(
-        lead=[*_best_k(comparison, calm, effects), *_against_baselines(comparison, places, calm)],
+        lead=[*_best_k(comparison, calm, effects, pairs), *_against_baselines(comparison, places, calm)],
         details=[_standing_words(place) for place in places],
         caution=caution_words(comparison),
     )
 
 
-def _best_k(comparison: Comparison, calm: list[Standing], effects: list[Effect]) -> list[str]:
+def _best_k(
+    comparison: Comparison, calm: list[Standing], effects: list[Effect], pairs: Sequence[ControlledPair]
+) -> list[str]:
     if not calm:
         return ["No CALM run completed at the budget, so nothing can be said about K."]
     if len(calm) == 1:
@@ -120,13 +125,21 @@ def _best_k(comparison: Comparison, calm: list[Standing], effects: list[Effect])
     else:
         words += f", but it is {gap.verdict} from the best with K = {second.k}"
     sentences = [f"{words} (difference {difference_words(gap)})."]
-    for effect in effects:
-        if effect.parameter == "model.chunk_size":
-            reason = f" ({effect.note})" if effect.note else ""
-            sentences.append(
-                f"Over all settings that completed, {name_of(effect.parameter)}: {effect.verdict}{reason}."
-            )
+    sentences += [_fit_words(effect, pairs) for effect in effects if effect.parameter == "model.chunk_size"]
     return sentences
+
+
+def _fit_words(effect: Effect, pairs: Sequence[ControlledPair]) -> str:
+    """What the additive fit says of a parameter, and where the comparison is that rests on less."""
+    reason = f" ({effect.note})" if effect.note else ""
+    words = f"By the additive, unpaired fit over all settings that completed, {name_of(effect.parameter)}: "
+    words += f"{effect.verdict}{reason}"
+    num = sum(pair.parameter == effect.parameter for pair in pairs)
+    if num:
+        which = "the controlled pair that differs" if num == 1 else f"the {num} controlled pairs that differ"
+        does = "does" if num == 1 else "do"
+        words += f"; {which} in it alone (under “Settings compared”) {does} not assume that effects add up"
+    return f"{words}."
 
 
 def _against_baselines(comparison: Comparison, places: list[Standing], calm: list[Standing]) -> list[str]:

@@ -48,7 +48,8 @@ def sampled_brier(
     ``max_elements`` floats: each position's estimate depends on the slice only through its random numbers."""
     num_chunks = math.ceil(NUM_ORDERS / model.chunk_size)
     context = model.read(windows)
-    row = windows.shape[0] * num_samples * num_chunks * model.row_elements
+    pairs = num_samples * (num_samples - 1) // 2  # one int64 and two truth values for each token of a pair
+    row = windows.shape[0] * max(num_samples * num_chunks * model.row_elements, 3 * model.chunk_size * pairs)
     parts = [
         _sampled_slice(model, context, windows, part, num_samples, rng)
         for part in positions.split(max(1, max_elements // row))

@@ -44,6 +44,9 @@ class Compared:
     seed: int
     config: dict[str, Any]
     """Flat, dotted names."""
+    status: str
+    progress: str
+    """``step 120 of 300``."""
     scores: PositionScores
     brier: Brier
     """At the windows that all runs have."""
@@ -110,7 +113,11 @@ def compare_runs(
     }
     runs = [replace(run, brier=summaries[run.name]) for run in runs]
     runs.sort(key=lambda run: (-run.brier.brierlm, -run.brier.score))
-    notes: list[str] = []
+    notes = [
+        f"{run.name} is {run.status.replace('_', ' ')}: scored at {run.progress}"
+        for run in runs
+        if run.status != "completed"
+    ]
     settings = _settings(runs, score, notes) if with_seeds else _grouped(runs)
     noise, pairs, limited = _setting_pairs(settings, wished, notes)
     return Comparison(
@@ -159,8 +166,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _read(run_dir: Path, name: str, score: Scorer) -> Compared:
-    records.read_record(run_dir)  # is it a run's folder?
-    tree = _tree(run_dir)
+    record, tree = records.read_record(run_dir), _tree(run_dir)
     scores = score(run_dir)
     flat = flatten(tree)
     if tree["model"].get("kind") == "baseline":
@@ -172,6 +178,8 @@ def _read(run_dir: Path, name: str, score: Scorer) -> Compared:
         setting=content_hash(kept),
         seed=int(tree.get("seed", 0)),
         config=flat,
+        status=record.status,
+        progress=f"step {scores.step} of {record.num_steps}",
         scores=scores,
         brier=summarise(scores.values, scores.clusters, rounds=scores.rounds),
     )
@@ -258,10 +266,12 @@ def _setting_pairs(
     noise = seed_noise(arrays, shared.clusters)
     if noise is None:
         notes.append(
-            "training noise is unknown: no setting was trained with another seed (`calm train CONFIG --seeds 3`), "
-            "so the verdicts are about these trained models, not about their settings"
+            "training noise is unknown: no setting clear of 0 was trained with another seed (`calm train CONFIG "
+            "--seeds 3`), so the verdicts are about these trained models, not about their settings"
         )
-    elif noise.dof < 3:
+    elif len(settings) > 1:
+        notes.append("the noise between seeds is taken to be the same for all settings")
+    if noise is not None and noise.dof < 3:
         notes.append(f"training noise rests on {noise.dof} degree(s) of freedom and is rough")
     order = sorted(range(len(settings)), key=lambda i: -_mean_score(arrays[i]))
     chosen = [(i, j) for a, i in enumerate(order) for j in order[a + 1 :]]

@@ -9,6 +9,7 @@ Letters: W windows, n positions of a window, O = 4 orders, R rounds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +17,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from workbench.uncertainty import rounds_needed, summarise, windows_needed
+from workbench.uncertainty import cluster_dof, rounds_needed, summarise, t_quantile, windows_needed
 
 RESERVE = 1.1
 """Drawn beyond the estimate of what is needed: the estimate has an error too."""
@@ -63,7 +64,8 @@ def grow(
         affordable = min(capacity, max_positions // num_positions)
         if num >= affordable:
             break
-        needed = windows_needed(values, clusters[:num], target_se)
+        weak = bool(summarise(values, clusters[:num], resamples=0).weak_orders)
+        needed = None if weak else windows_needed(values, clusters[:num], target_se)
         wanted = capacity if needed is None else int(RESERVE * needed) + 1
         last = min(max(wanted, num + 2), int(MAX_GROWTH * num), affordable)
         values = np.concatenate([values, draw(num, last, 0)])
@@ -91,4 +93,11 @@ def _more_rounds(
 
 
 def _se(values: npt.NDArray[np.floating], clusters: npt.NDArray[np.integer]) -> float:
-    return summarise(values, clusters, resamples=0).brierlm_se
+    """BrierLM's standard error; where an order is too near 0 for one, that of an interval that reaches the upper
+    bound; infinite where one cluster alone says nothing."""
+    found = summarise(values, clusters, resamples=0)
+    if found.brierlm_high is None:
+        return math.inf
+    if found.weak_orders:
+        return max(found.brierlm_se, found.brierlm_high / t_quantile(cluster_dof(clusters)))
+    return found.brierlm_se

@@ -24,17 +24,18 @@ from workbench.positions import FloorScores, PositionScores
 from workbench.uncertainty import (
     LEVEL,
     NUM_ORDERS,
-    brierlm_influence,
-    cluster_residuals,
+    Linearised,
+    cluster_dof,
     cluster_se,
     geometric_mean,
+    interval_of,
+    split_variance,
     t_quantile,
-    upper_bound,
-    weak_orders,
+    window_influence,
 )
 
 POWER = 0.8
-"""Chance with which ``windows_needed`` windows would show a difference of the measured size."""
+"""Chance with which ``positions_needed`` positions would show a difference of the measured size."""
 
 Verdict = Literal["better", "worse", "indistinguishable"]
 Floats = npt.NDArray[np.float64]
@@ -68,8 +69,9 @@ class PairedDifference:
     """Whether an order of the first, of the second, lies within three of its errors of 0."""
     orders: tuple[OrderDifference, ...]
     positions_needed: int | None
-    """Positions at which a true difference of this size would be shown with a chance of 80 %; None where it is 0
-    or has no standard error."""
+    """Positions of the same documents at which a true difference of this size would be shown with a chance of
+    80 %; None where it is 0 or has no standard error, or where what the documents have in common is larger (more
+    documents are needed)."""
 
     @property
     def verdict(self) -> Verdict:
@@ -137,13 +139,13 @@ def paired_difference(
     The variance is that of the difference of the two linearised scores, cluster by cluster. ``comparisons``: how
     many differences are looked at together (Bonferroni)."""
     assert first.shape == second.shape, f"the same positions are wanted, got {first.shape} and {second.shape}"
-    one, two = _Scored.of(first, clusters), _Scored.of(second, clusters)
+    one, two = Linearised.of(first, clusters), Linearised.of(second, clusters)
     value, num = one.brierlm - two.brierlm, len(one.influence)
-    quantile = t_quantile(num - 1, comparisons=comparisons)
+    quantile = t_quantile(one.dof, comparisons=comparisons)
     weak = (bool(one.weak), bool(two.weak))
     se: float | None = None
     if any(weak):
-        low, high = _bounds(one, two, first, second, clusters, comparisons)
+        low, high = bounds_of_difference(first, second, clusters, comparisons)
     else:
         se = float(cluster_se(one.influence - two.influence))
         low, high = value - quantile * se, value + quantile * se
@@ -159,65 +161,57 @@ def paired_difference(
         num_clusters=num,
         weak=weak,
         orders=_order_differences(one, two),
-        positions_needed=needed(num_positions, value, se, num - 1, comparisons),
+        positions_needed=_positions_needed(first, second, clusters, value, se, comparisons),
     )
 
 
-def needed(num: int, value: float, se: float | None, dof: float, comparisons: int = 1) -> int | None:
-    """How many instead of ``num`` would show a difference ``value`` with a chance of ``POWER``."""
-    if not se or value == 0:
+def needed(
+    num: int, value: float, se: float | None, dof: float, comparisons: int = 1, *, shared: float = 0.0
+) -> int | None:
+    """How many instead of ``num`` would show a difference ``value`` with a chance of ``POWER``.
+
+    ``shared``: the part of the variance se^2 that more of them do not average out; None where that alone is too
+    much, or nothing is known."""
+    if not se or value == 0 or dof < 1:
         return None
     reach = t_quantile(dof, comparisons=comparisons) + float(special.ndtri(POWER))
-    return math.ceil(num * (reach * se / value) ** 2)
+    left = (value / reach) ** 2 - shared
+    return math.ceil(num * (se**2 - shared) / left) if left > 0 else None
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """One run, linearised."""
-
-    mean: Floats
-    residual: Floats
-    weak: list[int]
-    brierlm: float
-    influence: Floats
-
-    @classmethod
-    def of(cls, values: npt.NDArray[np.floating], clusters: npt.NDArray[np.integer]) -> _Scored:
-        mean = values.astype(np.float64).mean((0, 1))
-        residual = cluster_residuals((values - mean).mean(1), clusters)
-        se = cluster_se(residual)
-        influence = brierlm_influence(mean, se, residual)
-        return cls(mean, residual, weak_orders(mean, se), geometric_mean(mean), influence)
+def _positions_needed(
+    first: npt.NDArray[np.floating],
+    second: npt.NDArray[np.floating],
+    clusters: npt.NDArray[np.integer],
+    value: float,
+    se: float | None,
+    comparisons: int,
+) -> int | None:
+    if se is None:
+        return None
+    gap = window_influence(first, clusters) - window_influence(second, clusters)
+    shared, _ = split_variance(gap, clusters)
+    num = first.shape[0] * first.shape[1]
+    return needed(num, value, se, cluster_dof(clusters), comparisons, shared=shared)
 
 
-def _bounds(
-    one: _Scored,
-    two: _Scored,
+def bounds_of_difference(
     first: npt.NDArray[np.floating],
     second: npt.NDArray[np.floating],
     clusters: npt.NDArray[np.integer],
     comparisons: int,
 ) -> tuple[float, float]:
-    """Interval of the difference from one interval of each run, each with half of the allowed error."""
+    """Interval of the difference from one interval of each, each with half of the allowed error: for scores of
+    which an order is weak."""
     level = 1 - (1 - LEVEL) / (2 * comparisons)
-    low_1, high_1 = _own_interval(one, first, clusters, level)
-    low_2, high_2 = _own_interval(two, second, clusters, level)
+    (low_1, high_1), (low_2, high_2) = (interval_of(values, clusters, level) for values in (first, second))
     return low_1 - high_2, high_1 - low_2
 
 
-def _own_interval(
-    scored: _Scored, values: npt.NDArray[np.floating], clusters: npt.NDArray[np.integer], level: float
-) -> tuple[float, float]:
-    if scored.weak:
-        return 0.0, upper_bound(values, clusters, level=level)
-    half = t_quantile(len(scored.influence) - 1, level=level) * float(cluster_se(scored.influence))
-    return max(0.0, scored.brierlm - half), scored.brierlm + half
-
-
-def _order_differences(one: _Scored, two: _Scored) -> tuple[OrderDifference, ...]:
+def _order_differences(one: Linearised, two: Linearised) -> tuple[OrderDifference, ...]:
     value = 100 * (one.mean - two.mean)
     se = 100 * cluster_se(one.residual - two.residual)
-    half = t_quantile(len(one.residual) - 1) * se
+    half = t_quantile(one.dof) * se
     return tuple(
         OrderDifference(float(value[n]), float(se[n]), float(value[n] - half[n]), float(value[n] + half[n]))
         for n in range(NUM_ORDERS)

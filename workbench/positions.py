@@ -90,7 +90,7 @@ def _write(path: Path, arrays: dict[str, Any]) -> None:
 
 def _read(path: Path, *wanted: str) -> dict[str, npt.NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             data = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise RunError(

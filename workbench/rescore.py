@@ -1,7 +1,7 @@
 """A trained run scored again: other positions, more samples, another split, a wished-for error.
 
-What was scored is kept in the run's folder as evaluation-FINGERPRINT-sSEED.json and the estimates of every
-position beside it, so that it is not computed twice.
+What was scored is kept in the run's folder as evaluation-FINGERPRINT-sSEED-wWINDOWS.json and the estimates of
+every position beside it, so that it is not computed twice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from workbench.config_file import build_config, load_config
 from workbench.errors import ConfigError, RunError
 from workbench.evaluate import Background, Grid, evaluate, evaluation_grid, floors
 from workbench.home import Home
-from workbench.positions import PositionScores, read_positions, write_positions
+from workbench.positions import POSITIONS, PositionScores, read_positions, write_positions
 from workbench.records import Evaluation
 from workbench.saved_runs import SavedRun, load_run
 
@@ -43,8 +43,8 @@ def rescore(
 ) -> Rescored:
     """Score a run with the ``eval.*`` settings it was trained with, changed by ``overrides``.
 
-    ``reuse``: take what an earlier call left in the folder where it has the same rules, seed and checkpoint and at
-    least as many windows. Raises ConfigError for other overrides, RunError where the run has no weights, DataError
+    ``reuse``: take what an earlier call left in the folder where it has the same rules, seed, checkpoint and
+    number of windows. Raises ConfigError for other overrides, RunError where the run has no weights, DataError
     where the split is too short."""
     foreign = [field for field in overrides if not field.startswith("eval.")]
     if foreign:
@@ -52,8 +52,7 @@ def rescore(
     config = build_config(load_config(run_dir / records.CONFIG).to_dict(), overrides).eval
     saved = load_run(run_dir, home)
     grid = evaluation_grid(config, saved.corpus)
-    stem = f"{grid.fingerprint}-s{config.seed}"
-    known = _known(run_dir, stem, saved, grid, config) if reuse else None
+    known = _known(run_dir, _stem(grid, config), saved, grid, config) if reuse else None
     if known is None:
         scores = evaluate(
             saved.model,
@@ -67,12 +66,19 @@ def rescore(
             to_target=True,
             progress=progress,
         )
+        stem = _stem(scores.grid, config)
         write_positions(run_dir / f"positions-{stem}.npz", scores.positions)
+        if not overrides and not (run_dir / POSITIONS).exists():  # a run of an older version
+            write_positions(run_dir / POSITIONS, scores.positions)
         files.write_atomic(run_dir / f"evaluation-{stem}.json", scores.evaluation.model_dump_json(indent=1) + "\n")
         known, grid = (scores.evaluation, scores.positions), scores.grid
     evaluation, positions = known
     background = floors(saved.corpus, config, grid, home.cache)
     return Rescored(saved.record.name, config, evaluation, positions, background, grid.capacity)
+
+
+def _stem(grid: Grid, config: EvalConfig) -> str:
+    return f"{grid.fingerprint}-s{config.seed}-w{len(grid.windows)}"
 
 
 def _known(

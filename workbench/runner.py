@@ -21,7 +21,7 @@ from workbench.build import Inputs, build_model, keep_autoencoder, prepare_input
 from workbench.config import CalmConfig, RunConfig
 from workbench.data import Corpus
 from workbench.errors import RunError
-from workbench.evaluate import Background, Grid, evaluate, floors, identical_draws
+from workbench.evaluate import Background, Grid, evaluate, evaluation_grid, floors, identical_draws
 from workbench.home import Home
 from workbench.model import Calm
 from workbench.optim import phase_after
@@ -202,6 +202,10 @@ class _Run:
         self.forget_after(trainer.position.step)
         earlier = records.read_evaluations(self.run_dir)
         self.record.final = earlier[-1] if earlier else None
+        scored = earlier[-1].brier.num_windows if earlier else None
+        if scored is not None and scored > len(grid.windows):  # to a wished-for error, before the interruption
+            more = evaluation_grid(self.config.eval, trainer.corpus, num_windows=scored)
+            self.keep_background(floors(trainer.corpus, self.config.eval, more, self.home.cache))
         schedule = trainer.plan
 
         def record_point(point: TrainPoint) -> None:

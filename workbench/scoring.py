@@ -191,6 +191,7 @@ def _positions(
         places, source, remedy = _tensor(positions), "positions", f"use multiples of {chunk_size}"
         if places.ndim != 1 or not is_integer(places):
             raise DataError(f"positions must be a list of token offsets, {describe(places)} given")
+        places = places.long()
     if not len(places):
         raise DataError(
             f"{source} has no position in windows of {length} tokens: the scored n-grams need {ahead} tokens "

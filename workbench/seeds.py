@@ -27,17 +27,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special  # type: ignore[import-untyped]
 
-from workbench.pairs import POWER, Verdict, verdict_of
-from workbench.uncertainty import (
-    LEVEL,
-    brierlm_influence,
-    cluster_residuals,
-    cluster_se,
-    geometric_mean,
-    t_quantile,
-    upper_bound,
-    weak_orders,
-)
+from workbench.pairs import POWER, Verdict, bounds_of_difference, verdict_of
+from workbench.uncertainty import LEVEL, Linearised, cluster_se, t_quantile
 
 MAX_SEEDS = 1000
 
@@ -91,8 +82,11 @@ class SettingDifference:
 def seed_noise(settings: Sequence[Sequence[Values]], clusters: Clusters) -> SeedNoise | None:
     """Pooled over settings with two or more seeds, all at the same positions; None where there are none.
 
-    ``settings``: for each setting one (W, n, O) a seed."""
-    repeated = [[_linear(values, clusters) for values in seeds] for seeds in settings if len(seeds) > 1]
+    ``settings``: for each setting one (W, n, O) a seed. Settings of which a seed has an order within three errors
+    of 0 are left out: BrierLM is cut off there, and two seeds at 0 do not scatter. The noise is taken to be the
+    same for all settings."""
+    linear = [[Linearised.of(values, clusters) for values in seeds] for seeds in settings if len(seeds) > 1]
+    repeated = [seeds for seeds in linear if not any(run.weak for run in seeds)]
     if not repeated:
         return None
     dof = sum(len(seeds) - 1 for seeds in repeated)
@@ -110,22 +104,7 @@ def seed_noise(settings: Sequence[Sequence[Values]], clusters: Clusters) -> Seed
     )
 
 
-@dataclass(frozen=True)
-class _Linear:
-    brierlm: float
-    influence: npt.NDArray[np.float64]
-    """(C,)."""
-    weak: bool
-
-
-def _linear(values: Values, clusters: Clusters) -> _Linear:
-    mean = values.astype(np.float64).mean((0, 1))
-    residual = cluster_residuals((values - mean).mean(1), clusters)
-    se = cluster_se(residual)
-    return _Linear(geometric_mean(mean), brierlm_influence(mean, se, residual), bool(weak_orders(mean, se)))
-
-
-def _evaluation_variance(seeds: Sequence[_Linear]) -> float:
+def _evaluation_variance(seeds: Sequence[Linearised]) -> float:
     """Of one run's score, from the paired errors of all pairs: var(A - B) = 2 sd_evaluation^2."""
     pairs = list(itertools.combinations(seeds, 2))
     return sum(float(cluster_se(a.influence - b.influence)) ** 2 for a, b in pairs) / (2 * len(pairs))
@@ -145,7 +124,7 @@ def setting_difference(
     The half-width is the root of the sum of the squares of both parts' own half-widths, each with its own
     degrees of freedom, so that a small scatter between two or three seeds is not taken for none. Without
     ``noise`` it holds the evaluation's noise only."""
-    runs = [[_linear(values, clusters) for values in seeds] for seeds in (first, second)]
+    runs = [[Linearised.of(values, clusters) for values in seeds] for seeds in (first, second)]
     value = float(np.mean([r.brierlm for r in runs[0]]) - np.mean([r.brierlm for r in runs[1]]))
     means = [np.mean([run.influence for run in seeds], axis=0) for seeds in runs]
     paired = float(cluster_se(means[0] - means[1])) ** 2
@@ -154,12 +133,14 @@ def setting_difference(
     position = max(0.0, paired - own)
     between = share * noise.sd**2 if noise is not None else 0.0
     seeds_half = t_quantile(noise.dof, comparisons=comparisons) * math.sqrt(between) if noise is not None else 0.0
-    weak = any(run.weak for seeds in runs for run in seeds)
+    weak = any(bool(run.weak) for seeds in runs for run in seeds)
     if weak:
-        low, high = _weak_interval(first, second, clusters, comparisons)
+        averages = [np.mean([v.astype(np.float64) for v in seeds], axis=0) for seeds in (first, second)]
+        low, high = bounds_of_difference(averages[0], averages[1], clusters, comparisons)
         low, high = value - math.hypot(value - low, seeds_half), value + math.hypot(high - value, seeds_half)
     else:
-        half = math.hypot(t_quantile(len(means[0]) - 1, comparisons=comparisons) * math.sqrt(position), seeds_half)
+        own_half = t_quantile(runs[0][0].dof, comparisons=comparisons) * math.sqrt(position) if position else 0.0
+        half = math.hypot(own_half, seeds_half)
         low, high = value - half, value + half
     return SettingDifference(
         value=value,
@@ -172,21 +153,6 @@ def setting_difference(
         sd=noise.sd if noise is not None else None,
         position_sd=math.sqrt(position),
     )
-
-
-def _weak_interval(
-    first: Sequence[Values], second: Sequence[Values], clusters: Clusters, comparisons: int
-) -> tuple[float, float]:
-    """From the bounds of the two settings, each of its positions averaged over seeds."""
-    level = 1 - (1 - LEVEL) / (2 * comparisons)
-    ends = []
-    for seeds in (first, second):
-        values = np.mean([v.astype(np.float64) for v in seeds], axis=0)
-        run = _linear(values, clusters)
-        half = t_quantile(len(run.influence) - 1, level=level) * float(cluster_se(run.influence))
-        high = upper_bound(values, clusters, level=level) if run.weak else run.brierlm + half
-        ends.append((0.0 if run.weak else max(0.0, run.brierlm - half), high))
-    return ends[0][0] - ends[1][1], ends[0][1] - ends[1][0]
 
 
 def seeds_needed(noise: SeedNoise, difference: float, *, position_sd: float = 0.0) -> int | None:

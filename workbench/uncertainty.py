@@ -1,7 +1,8 @@
 """How sure a BrierLM is: standard errors, intervals, bounds, bootstrap (METHOD section 5). Imports no torch.
 
 Positions of one window, and windows of one document, are not independent: *clusters* are. Every error
-here comes from the scatter of cluster sums, and its quantiles are t with (clusters - 1) degrees of freedom.
+here comes from the scatter of cluster sums, and its quantiles are t with (clusters - 1) degrees of freedom,
+clusters of unequal size counted by how many of equal size they are worth (``cluster_dof``).
 
 Two regimes. Where every order lies above three of its errors, BrierLM = 100 (prod b_n)^(1/4) is smooth
 enough for the delta method through the logarithms. Elsewhere (*weak* orders) that method fails, since the
@@ -14,6 +15,7 @@ Letters: W windows, n positions of a window, O = 4 orders, C clusters.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +40,15 @@ def t_quantile(dof: float, *, level: float = LEVEL, comparisons: int = 1) -> flo
     return float(special.stdtrit(dof, 1.0 - (1.0 - level) / (2.0 * comparisons)))
 
 
+def cluster_dof(clusters: Ints) -> float:
+    """Degrees of freedom of a scatter between clusters: (sum n_c)^2 / sum n_c^2 - 1.
+
+    C - 1 for equal sizes. Where one document holds much of the text, few of the C clusters decide the mean, and
+    C - 1 would make intervals far too narrow (30 documents, one with 70 % of the windows: coverage 31 to 50 %)."""
+    counts = np.unique(clusters, return_counts=True)[1].astype(np.float64)
+    return float(counts.sum() ** 2 / (counts**2).sum() - 1.0)
+
+
 def summarise(
     values: npt.NDArray[np.floating], clusters: Ints, *, rounds: int = 1, resamples: int = RESAMPLES
 ) -> Brier:
@@ -55,7 +66,7 @@ def summarise(
     influence = brierlm_influence(mean, se, residual)
     brierlm, brierlm_se = geometric_mean(mean), float(cluster_se(influence))
     weak = weak_orders(mean, se)
-    low, high = _interval(exact, clusters, len(residual), brierlm, brierlm_se, weak)
+    low, high = _interval(exact, clusters, brierlm, brierlm_se, weak)
     return Brier(
         brier=[100 * float(m) for m in mean],
         brier_se=[100 * float(s) for s in se],
@@ -71,6 +82,39 @@ def summarise(
         rounds=rounds,
         score=smooth_score(mean, se),
     )
+
+
+@dataclass(frozen=True)
+class Linearised:
+    """One run's score and what each cluster adds to it: the ground of paired differences."""
+
+    mean: Floats
+    """(O,)."""
+    residual: Floats
+    """(C, O)."""
+    weak: list[int]
+    brierlm: float
+    influence: Floats
+    """(C,), BrierLM points."""
+    dof: float
+
+    @classmethod
+    def of(cls, values: npt.NDArray[np.floating], clusters: Ints) -> Linearised:
+        """``values`` (W, n, O)."""
+        mean = values.astype(np.float64).mean((0, 1))
+        residual = cluster_residuals((values - mean).mean(1), clusters)
+        se = cluster_se(residual)
+        influence = brierlm_influence(mean, se, residual)
+        return cls(mean, residual, weak_orders(mean, se), geometric_mean(mean), influence, cluster_dof(clusters))
+
+
+def interval_of(values: npt.NDArray[np.floating], clusters: Ints, level: float) -> tuple[float, float]:
+    """Two-sided interval of BrierLM where every order is clear of 0, [0, upper bound] elsewhere."""
+    run = Linearised.of(values, clusters)
+    if run.weak:
+        return 0.0, upper_bound(values, clusters, level=level)
+    half = t_quantile(run.dof, level=level) * float(cluster_se(run.influence))
+    return max(0.0, run.brierlm - half), run.brierlm + half
 
 
 def geometric_mean(mean: Floats) -> float:
@@ -106,13 +150,13 @@ def cluster_se(residual: Floats) -> Floats:
 
 
 def _interval(
-    values: Floats, clusters: Ints, num_clusters: int, brierlm: float, brierlm_se: float, weak: list[int]
+    values: Floats, clusters: Ints, brierlm: float, brierlm_se: float, weak: list[int]
 ) -> tuple[float | None, float | None]:
-    if num_clusters < 2:
+    if len(np.unique(clusters)) < 2:
         return None, None
     if weak:
         return 0.0, upper_bound(values, clusters)
-    half = t_quantile(num_clusters - 1) * brierlm_se
+    half = t_quantile(cluster_dof(clusters)) * brierlm_se
     return max(0.0, brierlm - half), brierlm + half
 
 
@@ -128,8 +172,9 @@ def upper_bound(values: npt.NDArray[np.floating], clusters: Ints, *, level: floa
     so c^2 is the quantile of a mixture of Hotelling's T^2 with 0 ... w dimensions and binomial weights
     (chi-bar-square; exact for a corner of right angles; positively correlated orders make it wider and the bound
     conservative). Hits of high orders are rare: none may have been seen although they exist. Every order's mean
-    is therefore raised by one and a half events of the usual size and its variance by one: for a count k that is
-    k + 1.5 + 1.645 sqrt(k + 1), within 5 % of the exact Poisson limit for every k."""
+    is therefore raised by (z^2 + 2) / 3 events of the usual size (the term for the skewness of a Poisson count in
+    the Cornish-Fisher expansion, z the normal quantile of ``level``) and its variance by one: at 95 % and a count
+    k that is k + 1.57 + 1.645 sqrt(k + 1), close to the exact Poisson limit for every k."""
     exact = values.astype(np.float64)
     mean = exact.mean((0, 1))
     residual = cluster_residuals((exact - mean).mean(1), clusters)
@@ -138,16 +183,16 @@ def upper_bound(values: npt.NDArray[np.floating], clusters: Ints, *, level: floa
         return 100.0
     event = _event_size(exact) / (values.shape[0] * values.shape[1])
     covariance = residual.T @ residual / (num * (num - 1)) + np.diag(event**2)
-    shifted = mean + 1.5 * event
+    shifted = mean + (float(special.ndtri(level)) ** 2 + 2) / 3 * event
     num_weak = max(1, len(weak_orders(mean, cluster_se(residual))))
-    limit = _corner_quantile(num_weak, num - 1, level)
+    limit = _corner_quantile(num_weak, cluster_dof(clusters), level)
     return min(100.0, 100 * _largest_geometric_mean(shifted, covariance, limit))
 
 
 def _event_size(values: Floats) -> Floats:
     """(O,) size of the events an order's mean is made of, sum v^2 / sum v over its positive estimates (the
-    ratio of variance to mean of a compound Poisson sum). An order without any has the next lower one's, which
-    is at least as large: P(y_1..n) never exceeds P(y_1..n-1)."""
+    ratio of variance to mean of a compound Poisson sum). For an order without any that of the next lower one is
+    assumed."""
     sizes, size = [], 2.0
     for n in range(values.shape[-1]):
         positive = values[..., n][values[..., n] > 0.0]
@@ -266,13 +311,19 @@ def windows_needed(values: npt.NDArray[np.floating], clusters: Ints, target_se: 
     average out) and the rest, which falls as 1 / W. None where the shared part alone is too large."""
     influence = window_influence(values, clusters)
     num = len(influence)
-    total = float(cluster_se(cluster_residuals(influence, clusters))) ** 2
-    own = _within_cluster_variance(influence, clusters) / num
-    shared = max(0.0, total - own) if len(np.unique(clusters)) < num else 0.0
-    own = total - shared
+    shared, own = split_variance(influence, clusters)
     if target_se**2 <= shared:
         return None
     return max(2, math.ceil(float(num * own / (target_se**2 - shared))))
+
+
+def split_variance(influence: Floats, clusters: Ints) -> tuple[float, float]:
+    """The variance of a mean of W windows, from each window's part (W,): what windows of one cluster share, which
+    more windows of the same documents do not average out, and the rest, which falls as 1 / W."""
+    total = float(cluster_se(cluster_residuals(influence, clusters))) ** 2
+    own = _within_cluster_variance(influence, clusters) / len(influence)
+    shared = max(0.0, total - own) if len(np.unique(clusters)) < len(influence) else 0.0
+    return shared, total - shared
 
 
 def _within_cluster_variance(influence: Floats, clusters: Ints) -> float:

@@ -183,13 +183,14 @@ def _dry_run(asked: RunConfig, home: Path, seeds: int, as_json: bool) -> None:
     if as_json:
         print(json.dumps({**described, "config": config.to_dict()}, indent=1))
         return
+    from rich.markup import escape
     from rich.table import Table
 
     from workbench.cli.display import make_console
 
     table = Table("", "", title="dry run: nothing is trained", show_header=False)
     for name, value in _flat(described):
-        table.add_row(name, value)
+        table.add_row(escape(name), escape(value))
     make_console().print(table)
 
 
@@ -207,6 +208,7 @@ def _flat(described: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _print_record(console: Console, record: RunRecord, run_dir: Path) -> None:
     """The summary at the end of a run."""
+    from rich.markup import escape
     from rich.table import Table
 
     from workbench.cli.score import print_overlap, print_scores
@@ -219,7 +221,7 @@ def _print_record(console: Console, record: RunRecord, run_dir: Path) -> None:
     if record.bottleneck is not None:
         _print_bottleneck(console, record.bottleneck)
     table = Table("", "", show_header=False)
-    table.add_row("status", record.status + (f": {record.reason}" if record.reason else ""))
+    table.add_row("status", escape(record.status + (f": {record.reason}" if record.reason else "")))
     table.add_row("steps, tokens", f"{record.step:,} of {record.num_steps:,}, {record.tokens:,}")
     table.add_row("parameters", f"{record.parameters.get('total', 0):,}")
     table.add_row("training", f"{record.train_seconds:.0f} s, {record.tokens_per_second:,.0f} tokens/s")
@@ -227,20 +229,21 @@ def _print_record(console: Console, record: RunRecord, run_dir: Path) -> None:
     table.add_row("inference FLOPs/token", f"{record.compute.get('infer_flops_per_token', 0):.3g}")
     _add_autoencoder(table, run_dir)
     for diagnostic in record.diagnostics:
-        table.add_row(diagnostic.code, diagnostic.message)
-    table.add_row("folder", str(run_dir))
+        table.add_row(diagnostic.code, escape(diagnostic.message))
+    table.add_row("folder", escape(str(run_dir)))
     console.print(table)
 
 
 def _print_bottleneck(console: Console, panel: Bottleneck) -> None:
     """Where the quality of a CALM is lost, part by part."""
+    from rich.markup import escape
     from rich.table import Table
 
     from workbench.bottleneck_words import lost
 
     table = Table("", "", title="bottleneck, %", show_header=False)
     for name, value in lost(panel):
-        table.add_row(name, value)
+        table.add_row(escape(name), escape(value))
     console.print(table)
 
 
@@ -287,12 +290,17 @@ def _print_noise(console: Console, records: list[RunRecord], run_dirs: list[Path
         return
     shared = align([read_positions(run_dir / POSITIONS) for run_dir in done], [run_dir.name for run_dir in done])
     noise = seed_noise([shared.values], shared.clusters)
-    assert noise is not None
+    if noise is None:
+        console.print(
+            "an order lies within three errors of 0: the seeds' scatter says nothing about training noise"
+        )
+        return
     console.print(
         f"of it training noise {noise.sd_training:.2f} and evaluation noise {noise.sd_evaluation:.2f}; 95 % "
         f"interval of the whole [{noise.low:.2f}, {noise.high:.2f}] ({noise.dof} degrees of freedom)",
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )
     unit = 10.0 ** math.floor(math.log10(mean)) if mean > 0 else 1.0
     needed = ((step * unit, seeds_needed(noise, step * unit)) for step in (0.2, 0.5, 1.0))

@@ -129,12 +129,14 @@ def _overrides(set_: Sequence[str] | None, split: str | None) -> dict[str, Any]:
 def print_scores(
     console: Console, title: str, evaluation: Evaluation, floors: Mapping[str, Sequence[float]]
 ) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     brier = evaluation.brier
-    table = Table("", "Brier-1 %", "Brier-2 %", "Brier-3 %", "Brier-4 %", "BrierLM", title=title)
+    columns = ("", "Brier-1 %", "Brier-2 %", "Brier-3 %", "Brier-4 %", "BrierLM")
+    table = Table(*columns, title=escape(title))
     orders = [f"{value:.2f} ± {se:.2f}" for value, se in zip(brier.brier, brier.brier_se, strict=True)]
-    table.add_row("model", *orders, brier.words())
+    table.add_row("model", *orders, escape(brier.words()))
     for name, values in floors.items():
         table.add_row(f"{name} table", *(f"{value:.2f}" for value in values))
     console.print(table)
@@ -192,6 +194,13 @@ def _print_needed(console: Console, found: Rescored) -> None:
     }
     if found.evaluation.stopped_by is not None:
         console.print(stopped[found.evaluation.stopped_by], soft_wrap=True, highlight=False)
+    if brier.weak_orders:
+        console.print(
+            "how many positions a smaller error needs cannot be told while an order is within three errors of 0",
+            soft_wrap=True,
+            highlight=False,
+        )
+        return
     num = len(found.positions.starts)
     goals = [goal for goal in (wanted, brier.brierlm_se / 2) if goal is not None and goal < brier.brierlm_se]
     for goal in goals:
@@ -224,6 +233,7 @@ def _print_comparison(console: Console, found: Comparison, wished: float | None)
             f"setting(s) repeated, {noise.dof} degrees of freedom)",
             soft_wrap=True,
             highlight=False,
+            markup=False,
         )
     for note in found.notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
@@ -231,6 +241,7 @@ def _print_comparison(console: Console, found: Comparison, wished: float | None)
 
 
 def _runs_table(found: Comparison) -> Table:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("run", "BrierLM", "95 % interval", *(f"Brier-{n} %" for n in range(1, 5)), "seed", title="runs")
@@ -238,12 +249,17 @@ def _runs_table(found: Comparison) -> Table:
         brier = run.brier
         orders = (f"{value:.2f} ± {se:.2f}" for value, se in zip(brier.brier, brier.brier_se, strict=True))
         table.add_row(
-            run.name, brier.words(), _interval(brier.brierlm_low, brier.brierlm_high), *orders, str(run.seed)
+            escape(run.name),
+            escape(brier.words()),
+            _interval(brier.brierlm_low, brier.brierlm_high),
+            *orders,
+            str(run.seed),
         )
     return table
 
 
 def _pairs_table(found: Comparison) -> Table:
+    from rich.markup import escape
     from rich.table import Table
 
     corrected = f", corrected for {len(found.pairs)} pairs" if len(found.pairs) > 1 else ""
@@ -256,7 +272,7 @@ def _pairs_table(found: Comparison) -> Table:
         gap = pair.difference
         orders = (f"{order.value:+.2f} ± {order.se:.2f}" for order in gap.orders)
         table.add_row(
-            f"{pair.first} − {pair.second}",
+            escape(f"{pair.first} − {pair.second}"),
             f"{gap.value:+.2f}" + (f" ± {gap.se:.2f}" if gap.se is not None else " (bounds)"),
             _interval(gap.low, gap.high),
             gap.verdict,
@@ -267,6 +283,7 @@ def _pairs_table(found: Comparison) -> Table:
 
 
 def _settings_table(found: Comparison, wished: float | None) -> Table:
+    from rich.markup import escape
     from rich.table import Table
 
     size = "this difference" if wished is None else f"a difference of {wished:g}"
@@ -278,7 +295,7 @@ def _settings_table(found: Comparison, wished: float | None) -> Table:
         gap = pair.difference
         needed = str(pair.seeds_needed) if pair.seeds_needed else "more text" if pair.positions_limit else "–"
         table.add_row(
-            f"{pair.first} − {pair.second}",
+            escape(f"{pair.first} − {pair.second}"),
             f"{gap.num_seeds[0]}, {gap.num_seeds[1]}",
             f"{gap.value:+.2f}",
             _interval(gap.low, gap.high),
@@ -289,16 +306,18 @@ def _settings_table(found: Comparison, wished: float | None) -> Table:
 
 
 def _configurations_table(found: Comparison) -> Table:
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("field", *(run.name for run in found.runs), title="where their configurations differ")
+    columns = (escape(run.name) for run in found.runs)
+    table = Table("field", *columns, title="where their configurations differ")
     for name, values in found.differences:
-        table.add_row(name, *values)
+        table.add_row(name, *map(escape, values))
     return table
 
 
 def _interval(low: float | None, high: float | None) -> str:
-    return "–" if low is None or high is None else f"[{low:.2f}, {high:.2f}]"
+    return "–" if low is None or high is None else f"\\[{low:.2f}, {high:.2f}]"
 
 
 def _as_json(found: Comparison) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from analysis import style
+from analysis import plots, plots_bottleneck, plots_correlation, plots_noise, plots_parameters, style
 from analysis.table import RunTable, load_runs
 from tests.suites.synthetic_study import make_study
 
@@ -29,3 +30,24 @@ def _coarse_pictures() -> Iterator[None]:
     before, style.DPI = style.DPI, 40
     yield
     style.DPI = before
+
+
+@pytest.fixture(scope="session")
+def without_figures() -> Callable[[pytest.MonkeyPatch], None]:
+    """Drawing is most of the time, and beside the point of a test about words or files."""
+
+    def nothing(*args: Any, **kwargs: Any) -> None:
+        return None
+
+    def apply(monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in (plots, plots_parameters, plots_correlation, plots_bottleneck, plots_noise):
+            for name in [n for n in vars(module) if n.endswith("_figure") and not n.startswith("_")]:
+                monkeypatch.setattr(module, name, nothing)
+        monkeypatch.setattr(plots_parameters, "noise_figures", lambda *args: [])
+
+    return apply
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch, without_figures: Callable[[pytest.MonkeyPatch], None]) -> None:
+    without_figures(monkeypatch)

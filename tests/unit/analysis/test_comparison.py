@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from analysis.ablation import categories, effects
+from analysis.claims import controlled_pairs
 from analysis.comparison import cells, compare
 from analysis.table import RunTable, load_runs
 from analysis.verdict import headline, standings
@@ -116,6 +117,25 @@ def test_equal_scores_are_indistinguishable(tmp_path: Path) -> None:
     table = grid(tmp_path, scores)
     for effect in effects(compare(table), table.runs, table.config_columns):
         assert effect.verdict.startswith("the values are indistinguishable")
+
+
+def test_the_headline_says_which_fit_it_quotes_and_refers_to_the_controlled_pairs(tmp_path: Path) -> None:
+    table = grid(tmp_path, {(k, latent): k + 0.1 * latent for k in (1, 2, 4) for latent in (8, 16, 32)})
+    comparison = compare(table)
+    places, found = standings(comparison, table.floors), effects(comparison, table.runs, table.config_columns)
+    pairs = controlled_pairs(comparison)
+    (words,) = [w for w in headline(comparison, places, found, pairs).lead if "additive" in w]
+    assert words.startswith("By the additive, unpaired fit over all settings that completed, chunk size K: 4 is")
+    # three pairs of K at each of three latent dimensions; counting the nine pairs of the latter would make 18
+    assert len(pairs) == 18
+    assert "the 9 controlled pairs that differ in it alone (under “Settings compared”) do not assume" in words
+    own = [pair for pair in pairs if pair.parameter == "model.chunk_size"]
+    others = [pair for pair in pairs if pair.parameter != "model.chunk_size"]
+    (one,) = [w for w in headline(comparison, places, found, own[:1]).lead if "additive" in w]
+    assert "the controlled pair that differs in it alone (under “Settings compared”) does not assume" in one
+    for without in ([], others):
+        (words,) = [w for w in headline(comparison, places, found, without).lead if "additive" in w]
+        assert "controlled" not in words
 
 
 def test_too_few_cells_decide_nothing(tmp_path: Path) -> None:

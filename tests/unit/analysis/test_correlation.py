@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from analysis import style
-from analysis.correlation import PUBLISHED, answer, correlate, details
+from analysis.clustered import Coefficient
+from analysis.correlation import LIMIT, PUBLISHED, Correlation, answer, correlate, criterion, details
 from analysis.plots_correlation import bits_figure, coefficients_figure, correlation_figure, sizes_of
 from analysis.sections import correlation_section
 from analysis.tables_correlation import checkpoints_table, correlation_table
+from studies.correlation import STUDY
 
 
 def checkpoints(
@@ -125,6 +129,82 @@ def test_words_of_the_verdict() -> None:
     assert "Pearson, at its weakest (kjv, byte)," in answer([*one, *correlate(noisy)])[0]
     assert "Too few checkpoints" in answer(correlate(checkpoints(1, per_run=2)))[0]
     assert "at least 3" in details(correlate(checkpoints(1, per_run=2))[0])
+
+
+# ---- what would count against it ------------------------------------------------------------------------
+
+STRONG, AROUND, WEAK, NONE = (-0.99, -0.95), (-0.96, -0.85), (-0.89, -0.7), (None, None)
+Bounds = tuple[float | None, float | None]
+
+
+def with_intervals(pearson: Bounds, spearman: Bounds) -> Correlation:
+    """Both estimates are stronger than the limit, so only the intervals can decide."""
+    (result,) = correlate(checkpoints(4))
+    assert result.fit is not None
+    r, rho = Coefficient(-0.95, *pearson), Coefficient(-0.95, *spearman)
+    return replace(result, fit=replace(result.fit, pearson=r, spearman=rho))
+
+
+def test_the_limit_is_the_one_stated_beforehand() -> None:
+    # a limit changed in one place only would judge by what was not stated
+    assert f"weaker than {LIMIT}" in STUDY.against
+    assert f"contains {LIMIT}" in STUDY.against
+
+
+@pytest.mark.parametrize(
+    ("pearson", "spearman", "verdict", "words"),
+    [
+        (STRONG, STRONG, "criterion not met", "both intervals are wholly stronger than −0.9"),
+        (
+            WEAK,
+            STRONG,
+            "criterion met",
+            "Pearson's interval is wholly weaker than −0.9 and Spearman's is wholly str",
+        ),
+        (STRONG, AROUND, "criterion met", "is wholly stronger than −0.9 and Spearman's contains −0.9"),
+        (WEAK, AROUND, "criterion met", "is wholly weaker than −0.9 and Spearman's contains −0.9"),
+        # beyond the limit is worse than around it
+        (STRONG, WEAK, "criterion met", "and Spearman's is wholly weaker than −0.9"),
+        # either coefficient suffices: what Pearson leaves open, Spearman's interval decides
+        (AROUND, AROUND, "criterion met", "Pearson's interval contains −0.9 and Spearman's contains −0.9"),
+        (AROUND, STRONG, "undecided", "Pearson's interval contains −0.9 and Spearman's is wholly stronger"),
+        (NONE, NONE, "undecided", "Pearson's interval is missing and Spearman's is missing"),
+        (STRONG, NONE, "undecided", "and Spearman's is missing"),
+        (NONE, STRONG, "undecided", "Pearson's interval is missing and"),
+        # the end itself belongs to the interval
+        ((-0.99, LIMIT), STRONG, "undecided", "contains −0.9"),
+        (STRONG, (-0.99, LIMIT), "criterion met", "Spearman's contains −0.9"),
+    ],
+)
+def test_the_criterion_is_judged_by_the_intervals(
+    pearson: Bounds, spearman: Bounds, verdict: str, words: str
+) -> None:
+    result = with_intervals(pearson, spearman)
+    assert criterion(result.fit) == verdict
+    sentence = answer([result])[-1]
+    assert sentence.startswith(f"shakespeare, byte: {verdict}, ")
+    assert words in sentence
+
+
+def test_every_text_is_judged_for_itself() -> None:
+    # one text's verdict for all, or the first text's alone, would pass with a single text
+    strong = checkpoints(6)
+    noisy = checkpoints(6, text="kjv, byte")
+    noisy["brierlm"] += 3 * np.random.default_rng(0).normal(size=len(noisy)) + 10
+    few = checkpoints(2, text="code, byte")
+    none = checkpoints(1, per_run=2, text="code, bpe")
+    _, stated, *each = answer(correlate(pd.concat([strong, noisy, few, none])))
+    assert stated.startswith("It would count against BrierLM if, within one text, Pearson were weaker than −0.9")
+    assert [sentence.split(", ")[:2] for sentence in each] == [
+        ["shakespeare", "byte: criterion not met"],
+        ["kjv", "byte: criterion met"],
+        ["code", "byte: undecided"],
+        ["code", "bpe: undecided"],
+    ]
+    assert "at least 3 baseline checkpoints" in each[3]
+    only = answer(correlate(none))
+    assert "Too few checkpoints" in only[0]
+    assert "undecided" in only[-1]
 
 
 def test_table_has_a_row_a_text_and_the_published_one() -> None:

@@ -1,11 +1,11 @@
+"""What a reader of the report sees: the page, its words, tables and figures."""
+
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis import plots, plots_bottleneck, plots_correlation, plots_noise, plots_parameters, sections, style
+from analysis import plots, sections, style
 from analysis.comparison import compare
 from analysis.report import write_reports
 from analysis.sections import importance_section
@@ -22,7 +22,6 @@ from analysis.table import RunTable, StudyInfo, load_runs
 from analysis.texts import parts_of
 from tests.suites.run_folders import make_run_folder
 from tests.suites.synthetic_study import AGAINST, QUESTION, make_study, make_texts_study, write_study_files
-from workbench.errors import OutputError, StudyError
 
 
 @pytest.fixture(scope="module")
@@ -32,23 +31,6 @@ def report(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert written.html == out / "report.html"
     assert written.warnings == []
     return out
-
-
-@pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    without_figures(monkeypatch)
-
-
-def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing is most of the time, and beside the point of a test about words or files."""
-
-    def nothing(*args: Any, **kwargs: Any) -> None:
-        return None
-
-    for module in (plots, plots_parameters, plots_correlation, plots_bottleneck, plots_noise):
-        for name in [n for n in vars(module) if n.endswith("_figure") and not n.startswith("_")]:
-            monkeypatch.setattr(module, name, nothing)
-    monkeypatch.setattr(plots_parameters, "noise_figures", lambda *args: [])
 
 
 class Page(HTMLParser):
@@ -135,6 +117,8 @@ def test_question_verdict_and_all_sections(page: Page) -> None:
     assert "The best setting has K = 4" in page.text
     wanted = {"verdict", "key-numbers", "parameters", "autoencoder", "correlation", "importance", "orders", "cost"}
     assert wanted | {"bottleneck", "checks", "runs", "rules", "environment"} <= set(page.ids)
+    assert "By the additive, unpaired fit over all settings that completed, chunk size K" in page.text
+    assert "controlled pairs that differ in it alone (under “Settings compared”)" in page.text
     assert "Withheld: 14 complete trials" in page.text
     assert "pruned: pruned: below the median" not in page.text
 
@@ -166,33 +150,6 @@ def test_files_beside_the_page(report: Path) -> None:
     assert r"\bottomrule" in key
     for svg in (report / "figures").glob("*.svg"):
         assert "dc:date" not in svg.read_text(encoding="utf-8")
-
-
-@pytest.mark.slow
-def test_same_runs_same_bytes_in_other_processes(home: Path, tmp_path: Path) -> None:
-    code = "import sys; from analysis.report import write_reports; write_reports(sys.argv[1], None, sys.argv[2])"
-    for seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [sys.executable, "-c", code, str(home), str(tmp_path / seed)]
-        subprocess.run(command, check=True, env=environment)
-    first, second = contents(tmp_path / "1"), contents(tmp_path / "2")
-    assert len(first) > 50
-    assert [name for name in first if first[name] != second.get(name)] == []
-
-
-def test_same_runs_same_bytes(tmp_path: Path) -> None:
-    make_run_folder(tmp_path / "runs" / "s" / "r", num_points=2, num_evaluations=2, kind="baseline")
-    write_reports(tmp_path / "runs", None, tmp_path / "one")
-    first = contents(tmp_path / "one")
-    assert len(first) > 20
-    write_reports(tmp_path / "runs", None, tmp_path / "one")
-    again = contents(tmp_path / "one")
-    assert [name for name in first if first[name] != again[name]] == []
-    assert first.keys() == again.keys()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_colours_of_k_are_distinct_and_fixed() -> None:
@@ -271,81 +228,12 @@ def test_importance_is_withheld_below_twenty_trials() -> None:
         assert "has not written a summary" in importance_section(StudyInfo("s")).notes[0]
 
 
-def test_several_studies_get_a_folder_each(tmp_path: Path, no_figures: None) -> None:
-    write_study_files(tmp_path / "runs" / "a")
-    write_study_files(tmp_path / "runs" / "b")
-    written = write_reports(tmp_path / "runs", None, tmp_path / "out")
-    assert [w.html for w in written] == [tmp_path / "out" / n / "report.html" for n in "ab"]
-
-
-def test_bad_places_leave_everything_as_it_was(tmp_path: Path, no_figures: None) -> None:
-    write_study_files(tmp_path / "runs" / "a")
-    own = tmp_path / "own"
-    own.mkdir()
-    (own / "thesis.txt").write_text("mine")
-    with pytest.raises(OutputError, match=r"not empty and holds no report\.html"):
-        write_reports(tmp_path / "runs", ["a"], own)
-    with pytest.raises(OutputError, match="is a file"):
-        write_reports(tmp_path / "runs", ["a"], own / "thesis.txt")
-    with pytest.raises(OutputError, match="cannot write"):
-        write_reports(tmp_path / "runs", ["a"], own / "thesis.txt" / "report")
-    with pytest.raises(StudyError, match="known: a"):
-        write_reports(tmp_path / "runs", ["b"], tmp_path / "out")
-    assert sorted(os.listdir(tmp_path)) == ["own", "runs"]
-    assert os.listdir(own) == ["thesis.txt"]
-
-
-def test_rewriting_keeps_what_else_lies_in_the_folder(tmp_path: Path, no_figures: None) -> None:
-    write_study_files(tmp_path / "runs" / "a")
-    out = tmp_path / "out"
-    write_reports(tmp_path / "runs", ["a"], out)
-    (out / "notes.txt").write_text("mine")
-    (out / "data" / "stale.csv").write_text("old")
-    write_reports(tmp_path / "runs", ["a"], out)
-    assert (out / "notes.txt").read_text() == "mine"
-    assert not (out / "data" / "stale.csv").exists()
-    assert sorted(os.listdir(tmp_path)) == ["out", "runs"]
-
-
-def test_a_failure_while_writing_keeps_the_old_report(
-    tmp_path: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_study_files(tmp_path / "runs" / "a")
-    out = tmp_path / "out"
-    write_reports(tmp_path / "runs", ["a"], out)
-    before = (out / "report.html").read_bytes()
-
-    def full(*args: Any, **kwargs: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
-    with pytest.raises(OutputError, match="No space left"):
-        write_reports(tmp_path / "runs", ["a"], out)
-    assert (out / "report.html").read_bytes() == before
-    assert sorted(os.listdir(tmp_path)) == ["out", "runs"]
-
-
 def test_broken_folders_are_named_in_the_report(home: Path, tmp_path: Path, no_figures: None) -> None:
     shutil.copytree(home / "joint-quick", tmp_path / "runs" / "s")
     (tmp_path / "runs" / "s" / "trial-003" / "record.json").write_text("{")
     (written,) = write_reports(tmp_path / "runs")
     assert "s/trial-003 was left out" in written.html.read_text(encoding="utf-8")
     assert str(tmp_path) not in written.html.read_text(encoding="utf-8")
-
-
-def test_command_prints_the_path_last(tmp_path: Path, no_figures: None) -> None:
-    import typer
-    from typer.testing import CliRunner
-
-    from workbench.cli.report import register
-
-    app = typer.Typer()
-    register(app)
-    app.command("other")(lambda: None)  # two commands, so that names are needed
-    write_study_files(tmp_path / "runs" / "a")
-    result = CliRunner().invoke(app, ["report", "a", "--home", str(tmp_path / "runs")])
-    assert result.exit_code == 0, result.output
-    assert result.output.splitlines()[-1] == str(tmp_path / "reports" / "a" / "report.html")
 
 
 def test_importance_figure_is_in_a_large_study(tmp_path: Path) -> None:
@@ -359,7 +247,9 @@ def test_importance_figure_is_in_a_large_study(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def texts_page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+def texts_page(
+    tmp_path_factory: pytest.TempPathFactory, without_figures: Callable[[pytest.MonkeyPatch], None]
+) -> Page:
     """The report on token baselines of four texts, without its figures."""
     home = tmp_path_factory.mktemp("texts") / "runs"
     make_texts_study(home, num_evaluations=5)
@@ -394,6 +284,8 @@ def test_several_texts_get_a_row_group_each_and_no_warning(texts_page: Page) -> 
 def test_a_study_of_baselines_answers_whether_the_scores_agree(texts_page: Page) -> None:
     text = texts_page.text
     assert "Correlation of BrierLM with cross-entropy within each of 4 texts: Pearson, at its weakest" in text
+    assert "It would count against BrierLM if" in text
+    assert len(re.findall(r"(?:shakespeare|kjv), (?:byte|bpe): (?:criterion (?:not )?met|undecided), ", text)) == 4
     assert "nothing can be said about K" not in text
     assert "kjv, bpe: Pearson" in text
     # a study without a search refuses to be told a number of trials

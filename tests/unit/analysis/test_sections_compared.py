@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import pytest
 
-from analysis import plots, plots_bottleneck, plots_correlation, plots_noise, plots_parameters
 from analysis.claims import controlled_pairs, num_floor_claims, num_group_claims
 from analysis.comparison import compare
 from analysis.report import write_reports
@@ -16,17 +13,6 @@ from analysis.sections_compared import compared_section, noise_section
 from analysis.table import RunTable, load_runs
 from analysis.verdict import standings
 from tests.suites.run_folders import make_run_folder
-
-
-@pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing(*args: Any, **kwargs: Any) -> None:
-        return None
-
-    for module in (plots, plots_parameters, plots_correlation, plots_bottleneck, plots_noise):
-        for name in [n for n in vars(module) if n.endswith("_figure") and not n.startswith("_")]:
-            monkeypatch.setattr(module, name, nothing)
-    monkeypatch.setattr(plots_parameters, "noise_figures", lambda *args: [])
 
 
 def test_a_report_holds_both_sections_and_all_pairs(home: Path, tmp_path: Path, no_figures: None) -> None:

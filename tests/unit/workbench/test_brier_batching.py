@@ -130,6 +130,21 @@ def test_slices_bound_what_the_head_is_asked_for_at_a_time(
     )
 
 
+def test_many_samples_make_slices_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs grow as S^2: at S = 64 they, not the head, decide how many positions fit."""
+    model, text = calm(1, "tokens", monkeypatch), windows()
+    model.row_elements = 1
+    sizes: list[int] = []
+    pairs = brier._agreeing_pairs
+    monkeypatch.setattr(brier, "_agreeing_pairs", lambda samples: sizes.append(samples.shape[2]) or pairs(samples))
+    fixed = torch.rand(64, 1, 10, generator=torch.Generator().manual_seed(2)) - 0.5
+    monkeypatch.setattr(model.network.head, "noise", lambda num, hidden, rng: fixed.expand(-1, len(hidden), -1))
+    sampled_brier(
+        model, text, POSITIONS, num_samples=64, rng=torch.Generator(), max_elements=2 * 3 * 3 * 64 * 63 // 2
+    )
+    assert max(sizes) == 2
+
+
 def test_the_window_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slices and branches use the keys and values of one pass."""
     model, text = calm(1, "tokens", monkeypatch), windows()

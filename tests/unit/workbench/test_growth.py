@@ -105,6 +105,33 @@ def test_rounds_count_towards_the_budget() -> None:
     assert (found.stopped_by, found.rounds) == ("budget", 3)
 
 
+def test_a_score_near_0_is_not_taken_for_a_known_one() -> None:
+    """Its delta-method error is meaningless, however small: what counts is the bound."""
+    model = Model(6, 2000, strength=-2.0)
+    first = summarise(model.text[:64], np.arange(64), resamples=0)
+    assert first.weak_orders
+    assert first.brierlm_high is not None
+    found = model.grow(0.2, start=64, max_positions=1500 * 24)
+    assert len(found.values) > 64
+    if found.stopped_by == "target":
+        last = summarise(found.values, np.arange(len(found.values)), resamples=0)
+        assert not last.weak_orders or last.brierlm_high < first.brierlm_high
+
+
+def test_nothing_but_zeros_is_not_a_target_reached() -> None:
+    model = Model(7, 100)
+    model.text = np.zeros_like(model.text)
+    assert model.grow(0.02, start=20, max_positions=3 * 100 * 24).stopped_by == "budget"
+
+
+def test_one_cluster_is_never_enough() -> None:
+    model = Model(8, 50)
+    found = grow(
+        model.draw, np.zeros(50, dtype=int), start=10, target_se=100.0, max_positions=30 * 24, num_positions=24
+    )
+    assert found.stopped_by == "budget"
+
+
 @pytest.mark.slow
 def test_intervals_still_cover_after_stopping_at_the_wished_for_error() -> None:
     """Stopping when the estimated error happens to be small makes it a little too small: 1,000 evaluations from 20

@@ -116,6 +116,18 @@ class TestPairedDifference:
         ]
         assert np.mean(shown) == pytest.approx(POWER, abs=0.07)
 
+    def test_what_documents_share_is_not_averaged_out_by_more_positions(self) -> None:
+        rng, clusters = np.random.default_rng(13), np.repeat(np.arange(30), 10)
+        first, second = pair(rng, 300, gain=0.03, own=0.02)
+        first = first + np.repeat(rng.normal(0, 0.05, (30, 1, 1)), 10, 0) * SHARE
+        assert paired_difference(first, second, clusters).positions_needed is None
+        assert paired_difference(first, second, np.arange(300)).positions_needed is not None
+
+    def test_one_cluster_says_nothing(self) -> None:
+        found = paired_difference(*pair(np.random.default_rng(14), 5, gain=0.5), np.zeros(5, dtype=int))
+        assert found.verdict == "indistinguishable"
+        assert found.positions_needed is None
+
 
 class TestWeakOrders:
     """One of the two cannot be told from 0: no delta method, but still an interval that holds."""

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from workbench.seeds import SeedNoise, seed_noise, seeds_needed, setting_difference
-from workbench.uncertainty import geometric_mean
+from workbench.uncertainty import geometric_mean, upper_bound
 
 MEANS = np.array([0.30, 0.12, 0.06, 0.04])
 SCALE = 100 * float(np.prod(MEANS) ** 0.25)
@@ -68,6 +68,10 @@ class TestSeedNoise:
         low, high = np.sqrt(3 * pooled / stats.chi2.ppf([0.975, 0.025], 3))
         assert (noise.low, noise.high) == pytest.approx((low, high))
         assert noise.sd_training == pytest.approx(np.sqrt(max(0.0, pooled - noise.sd_evaluation**2)))
+
+    def test_none_where_every_repeated_setting_is_near_0(self) -> None:
+        (seeds,) = settings(np.random.default_rng(2), (3,), training=0.1, evaluation=0.1)
+        assert seed_noise([[v - np.array([0, 0, 0, 0.06]) for v in seeds]], CLUSTERS) is None
 
     def test_none_without_a_repeated_setting(self) -> None:
         first, second = settings(np.random.default_rng(2), (1, 1), training=0.1, evaluation=0.1)
@@ -137,12 +141,29 @@ class TestSettingDifference:
         assert many.high > plain.high
 
     def test_weak_orders_give_a_wider_interval_from_bounds(self) -> None:
-        rng = np.random.default_rng(8)
-        made = settings(rng, (2, 2), training=0.02, evaluation=0.05, gain=0.3)
-        made[1] = [v - np.array([0, 0, 0, 0.05]) for v in made[1]]
-        found = setting_difference(made[0], made[1], CLUSTERS, seed_noise(made, CLUSTERS))
+        made = settings(np.random.default_rng(8), (2, 2), training=0.02, evaluation=0.05, gain=0.3)
+        near_0 = [v - np.array([0, 0, 0, 0.04]) for v in made[1]]
+        noise = seed_noise(made, CLUSTERS)
+        found = setting_difference(made[0], near_0, CLUSTERS, noise)
         assert found.weak
-        assert found.low < found.value < found.high
+        average = np.mean([v.astype(float) for v in near_0], axis=0)
+        bound = upper_bound(average, CLUSTERS, level=0.975)
+        assert found.low <= geometric_mean(np.mean(made[0], axis=(0, 1, 2))) - bound
+        clear = setting_difference(made[0], made[1], CLUSTERS, noise)
+        assert found.high - found.low > clear.high - clear.low
+
+    def test_settings_at_0_do_not_make_the_noise_look_small(self) -> None:
+        """Two equal settings, and a third that is 0 with every seed: pooled with its scatter of 0, a third of such
+        studies would call the equal ones different."""
+        rng, claims = np.random.default_rng(10), []
+        for _ in range(400):
+            made = settings(rng, (2, 2, 3), training=0.05, evaluation=0.05)
+            made[2] = [v - np.array([0, 0, 0, 0.06]) for v in made[2]]
+            noise = seed_noise(made, CLUSTERS)
+            assert noise is not None
+            assert (noise.num_settings, noise.dof) == (2, 2)
+            claims.append(setting_difference(made[0], made[1], CLUSTERS, noise).verdict != "indistinguishable")
+        assert np.mean(claims) < 0.08
 
 
 class TestSeedsNeeded:
