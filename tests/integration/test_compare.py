@@ -73,7 +73,9 @@ class TestCompareRuns:
             "slow-s0": ["slow-s0", "slow-s1"],
         }
         assert found.noise is not None
-        assert (found.noise.dof, found.noise.num_settings) == (3, 2)
+        assert (found.noise.dof, found.noise.num_settings) == (2, 1), (
+            "the slow setting is too near 0 to say anything"
+        )
         assert found.noise.sd > 0
         (pair,) = found.setting_pairs
         assert pair.difference.num_seeds == (3, 2)
@@ -184,7 +186,7 @@ class TestCommands:
         found = json.loads(result.stdout)
         assert found["pairs"][0]["first"] == "fast-s0"
         assert found["pairs"][0]["low"] <= found["pairs"][0]["value"] <= found["pairs"][0]["high"]
-        assert found["noise"]["dof"] == 3
+        assert found["noise"]["dof"] == 2
         assert found["setting_pairs"][0]["seeds_needed"] is not None
         assert len(found["runs"]) == 2
         tiny = json.loads(command(home, "compare", "fast-s0", "slow-s0", "--json", "--difference", "1e-4").stdout)
