@@ -11,13 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.suites.tiny_runs import BASELINE, tiny_config
-from workbench import records
+from workbench import records, runner
 from workbench.cli import app
 from workbench.compare import compare_runs
 from workbench.errors import ConfigError, RunError
 from workbench.home import Home
 from workbench.pairs import paired_difference
-from workbench.positions import POSITIONS, read_positions
+from workbench.positions import FLOORS, POSITIONS, read_floors, read_positions
 from workbench.rescore import rescore
 from workbench.runner import execute
 
@@ -172,6 +172,23 @@ class TestRecord:
         assert evaluations[-1].fingerprint == plain[-1].fingerprint
         scores = [read_positions(home.root / p / POSITIONS) for p in ("other/adaptive", "single/fast-s0")]
         np.testing.assert_array_equal(scores[0].values[:16], scores[1].values)
+
+    def test_interrupted_after_its_last_evaluation_it_ends_as_if_it_had_not_been(
+        self, home: Home, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The tables beside the score must cover the windows that were added to reach the wished-for error."""
+        rules = {**TRAINING, "optim.lr": 1e-2, "eval.target_se": 1e-3, "eval.max_positions": 50}
+        config, _ = tiny_config(home.root.parent, rules, **BASELINE)
+        finish = runner._Run.finish
+        monkeypatch.setattr(runner._Run, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            execute(config, home.root / "other" / "interrupted", home=home)
+        monkeypatch.setattr(runner._Run, "finish", finish)
+        ended = execute(config, home.root / "other" / "interrupted", home=home)
+        whole = execute(config, home.root / "other" / "uninterrupted", home=home)
+        assert len(read_floors(home.root / "other" / "interrupted" / FLOORS).starts) == 25
+        assert ended.floors == whole.floors
+        assert ended.diagnostics == whole.diagnostics
 
 
 class TestCommands:
