@@ -184,9 +184,9 @@ def compare(table: RunTable) -> Comparison:
 
 
 def noise_of(settings: Sequence[Setting], paired: PairedScores | None) -> tuple[SeedNoise | None, bool]:
-    """Noise between seeds and whether it could be split. Settings of which an order cannot be told from 0 say
-    nothing: BrierLM is cut off at 0, and two seeds at 0 do not scatter."""
-    clear = [setting for setting in settings if not setting.weak]
+    """Noise between seeds and whether it could be split. Settings of which a seed has a BrierLM of 0 say nothing:
+    it is cut off there, and two seeds at 0 do not scatter."""
+    clear = [setting for setting in settings if (setting.runs["brierlm"] > 0).all()]
     if paired is not None:
         there = [[r for r in setting.run_ids if r in paired.values] for setting in clear]
         found = seed_noise([paired.of(run_ids) for run_ids in there], paired.clusters)

@@ -190,6 +190,8 @@ def _judged(result: Correlation) -> str:
 def details(result: Correlation) -> str:
     """One text in a sentence."""
     counts = f"{_counted(result.num_points, 'checkpoint')} of {_counted(result.num_runs, 'run')}"
+    if result.num_left_out:
+        counts += f" ({result.num_left_out} left out: BrierLM not told from 0)"
     if result.fit is None:
         return f"{result.text}: {result.note} ({counts})."
     f = result.fit

@@ -266,8 +266,8 @@ def _setting_pairs(
     noise = seed_noise(arrays, shared.clusters)
     if noise is None:
         notes.append(
-            "training noise is unknown: no setting clear of 0 was trained with another seed (`calm train CONFIG "
-            "--seeds 3`), so the verdicts are about these trained models, not about their settings"
+            "training noise is unknown: no setting with a BrierLM above 0 was trained with another seed (`calm "
+            "train CONFIG --seeds 3`), so the verdicts are about these trained models, not about their settings"
         )
     elif len(settings) > 1:
         notes.append("the noise between seeds is taken to be the same for all settings")

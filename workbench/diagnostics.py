@@ -75,7 +75,7 @@ def diagnose_evaluation(
             Diagnostic(
                 code="below_floor",
                 message=f"BrierLM {brier.words()} is not above the {best} table's {floors[best].brierlm:.2f} "
-                f"on the same positions{_by(paired or {}, best)}: not yet a language model",
+                f"on the same positions{_by(paired or {}, best)}: {_standing(paired or {}, best)}",
             )
         )
     true, shuffled, se = (
@@ -98,6 +98,12 @@ def _above(brier: Brier, name: str, floor: Floor, paired: Mapping[str, PairedDif
     if name in paired:
         return paired[name].low > 0
     return brier.brierlm - ERRORS * brier.brierlm_se > floor.brierlm
+
+
+def _standing(paired: Mapping[str, PairedDifference], name: str) -> str:
+    if name in paired and paired[name].high > 0:
+        return "it cannot be told from that table's; evaluate more positions or train longer"
+    return "not yet a language model"
 
 
 def _by(paired: Mapping[str, PairedDifference], name: str) -> str:

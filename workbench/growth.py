@@ -98,6 +98,8 @@ def _se(values: npt.NDArray[np.floating], clusters: npt.NDArray[np.integer]) -> 
     found = summarise(values, clusters, resamples=0)
     if found.brierlm_high is None:
         return math.inf
+    if found.brierlm_high == 0.0:  # an order is surely below 0: the score is 0, and known
+        return 0.0
     if found.weak_orders:
         return max(found.brierlm_se, found.brierlm_high / t_quantile(cluster_dof(clusters)))
     return found.brierlm_se

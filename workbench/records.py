@@ -78,8 +78,11 @@ class Brier(Record):
     (``uncertainty.smooth_score``)."""
 
     def words(self) -> str:
-        """``3.23 ± 0.22``; ``[0, 1.31]`` where an order is too near 0 for a standard error."""
+        """``3.23 ± 0.22``; ``[0, 1.31]`` where an order is too near 0 for a standard error; ``0.00`` where one is
+        surely below."""
         if self.weak_orders and self.brierlm_high is not None:
+            if self.brierlm_high < 0.005:
+                return "0.00"
             return f"[0, {self.brierlm_high:.2f}]"
         return f"{self.brierlm:.2f} ± {self.brierlm_se:.2f}"
 

@@ -214,8 +214,9 @@ class _Run:
         def evaluate_now(current: Trainer) -> Evaluation:
             step = current.position.step
             last = step == schedule.num_steps
-            if last and self.config.eval.target_se is not None:
-                display.stage("evaluating", grid.capacity)
+            if last:
+                adaptive = self.config.eval.target_se is not None
+                display.stage("evaluating (windows)", grid.capacity if adaptive else len(grid.windows))
             scores = evaluate(
                 current.model,
                 self.config.eval,

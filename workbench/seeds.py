@@ -82,11 +82,11 @@ class SettingDifference:
 def seed_noise(settings: Sequence[Sequence[Values]], clusters: Clusters) -> SeedNoise | None:
     """Pooled over settings with two or more seeds, all at the same positions; None where there are none.
 
-    ``settings``: for each setting one (W, n, O) a seed. Settings of which a seed has an order within three errors
-    of 0 are left out: BrierLM is cut off there, and two seeds at 0 do not scatter. The noise is taken to be the
+    ``settings``: for each setting one (W, n, O) a seed. Settings of which a seed has a BrierLM of 0 are left
+    out: it is cut off there, and two seeds at 0 do not scatter. The noise is taken to be the
     same for all settings."""
     linear = [[Linearised.of(values, clusters) for values in seeds] for seeds in settings if len(seeds) > 1]
-    repeated = [seeds for seeds in linear if not any(run.weak for run in seeds)]
+    repeated = [seeds for seeds in linear if all(run.brierlm > 0 for run in seeds)]
     if not repeated:
         return None
     dof = sum(len(seeds) - 1 for seeds in repeated)

@@ -203,7 +203,7 @@ class TestCommands:
         found = json.loads(result.stdout)
         assert found["pairs"][0]["first"] == "fast-s0"
         assert found["pairs"][0]["low"] <= found["pairs"][0]["value"] <= found["pairs"][0]["high"]
-        assert found["noise"]["dof"] == 2
+        assert found["noise"]["dof"] == 3
         assert found["setting_pairs"][0]["seeds_needed"] is not None
         assert len(found["runs"]) == 2
         tiny = json.loads(command(home, "compare", "fast-s0", "slow-s0", "--json", "--difference", "1e-4").stdout)

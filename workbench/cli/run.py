@@ -291,9 +291,7 @@ def _print_noise(console: Console, records: list[RunRecord], run_dirs: list[Path
     shared = align([read_positions(run_dir / POSITIONS) for run_dir in done], [run_dir.name for run_dir in done])
     noise = seed_noise([shared.values], shared.clusters)
     if noise is None:
-        console.print(
-            "an order lies within three errors of 0: the seeds' scatter says nothing about training noise"
-        )
+        console.print("a seed has a BrierLM of 0: the seeds' scatter says nothing about training noise")
         return
     console.print(
         f"of it training noise {noise.sd_training:.2f} and evaluation noise {noise.sd_evaluation:.2f}; 95 % "

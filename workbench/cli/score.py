@@ -88,7 +88,8 @@ def compare(
 ) -> None:
     """Paired difference of two or more runs at the same positions, with its 95 % interval.
 
-    By default each run's last evaluation is taken; with --split or --set all are scored anew alike."""
+    By default each run's evaluation at the end of its training is taken (not one of `calm evaluate`);
+    with --split or --set all are scored anew alike."""
     from workbench.cli.display import make_console
     from workbench.compare import compare_runs
     from workbench.errors import ConfigError
@@ -149,7 +150,8 @@ def _score_lines(evaluation: Evaluation) -> list[str]:
     if brier.weak_orders:
         named = ", ".join(f"Brier-{n}" for n in brier.weak_orders)
         lines.append(
-            f"{named} within three errors of 0: BrierLM (estimate {brier.brierlm:.2f}) is given as [0, bound]"
+            f"{named} within three errors of 0 or below: BrierLM (estimate {brier.brierlm:.2f}) "
+            "is given as [0, bound]"
         )
     elif brier.brierlm_low is not None and brier.brierlm_high is not None:
         check = f"; s.e. by bootstrap {brier.bootstrap_se:.2f}" if brier.bootstrap_se is not None else ""
@@ -196,7 +198,7 @@ def _print_needed(console: Console, found: Rescored) -> None:
         console.print(stopped[found.evaluation.stopped_by], soft_wrap=True, highlight=False)
     if brier.weak_orders:
         console.print(
-            "how many positions a smaller error needs cannot be told while an order is within three errors of 0",
+            "how many positions a smaller error needs cannot be told while an order is not clear of 0",
             soft_wrap=True,
             highlight=False,
         )
@@ -210,7 +212,7 @@ def _print_needed(console: Console, found: Rescored) -> None:
         else:
             text = f"about {windows * brier.num_positions // num:,} positions ({windows:,} windows)"
             if windows > found.capacity:
-                text += f"; the split has {found.capacity:,} windows"
+                text = f"more text than the {found.config.split} split has ({found.capacity:,} windows)"
         console.print(f"for an error of {goal:.2g}: {text}", soft_wrap=True, highlight=False)
 
 
@@ -264,7 +266,7 @@ def _pairs_table(found: Comparison) -> Table:
 
     corrected = f", corrected for {len(found.pairs)} pairs" if len(found.pairs) > 1 else ""
     table = Table(title=f"these trained models, pair by pair at the same positions (95 %{corrected})")
-    for column in ("first − second", "BrierLM", "interval", "the first is", "positions needed"):
+    for column in ("first − second", "BrierLM", "interval", "the first is", "positions for 80 % power"):
         table.add_column(column, overflow="fold")
     for n in range(1, 5):
         table.add_column(f"Brier-{n}")
@@ -288,7 +290,14 @@ def _settings_table(found: Comparison, wished: float | None) -> Table:
 
     size = "this difference" if wished is None else f"a difference of {wished:g}"
     table = Table(title="their settings, training noise included (95 %, corrected for all pairs)")
-    columns = ("first − second", "seeds", "mean BrierLM", "interval", "the first is", f"seeds needed for {size}")
+    columns = (
+        "first − second",
+        "seeds",
+        "mean BrierLM",
+        "interval",
+        "the first is",
+        f"seeds for 80 % power at {size}",
+    )
     for column in columns:
         table.add_column(column, overflow="fold")
     for pair in found.setting_pairs:
