@@ -1,6 +1,6 @@
 """Time to a given standard error of BrierLM: the published two-sample estimator against ours.
 
-    python tests/bench/brier_time.py --home /tmp/bench-home [--kinds baseline,1,2,4,8] [--minutes 7] [--json FILE]
+    python tests/bench/brier_time.py --home BENCH [--kinds baseline,1,2,4,8] [--minutes 7] [--json FILE]
 
 Small models at T = 512 are trained under ``--home``, or found there. Then every estimator scores the same windows
 in turns, on one thread. An estimator that takes t seconds a window, and whose windows have variance v, needs

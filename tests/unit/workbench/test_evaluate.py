@@ -134,14 +134,33 @@ class TestEvaluate:
 class TestToTarget:
     RULES = RULES.model_copy(update={"num_windows": 8, "num_samples": 16})
 
-    def model(self) -> LanguageModel:
-        return build_baseline(small_config(baseline=True), vocab_size=258)
+    @pytest.fixture
+    def model(self, tiny_corpus: Corpus) -> LanguageModel:
+        """A baseline trained until its orders lie above 0 (an untrained one's score is 0, and known)."""
+        from workbench.data import training_blocks
+        from workbench.optim import build_adamw
 
-    def test_draws_more_windows_until_the_error_is_small(self, tiny_corpus: Corpus) -> None:
-        before = evaluated(self.model(), tiny_corpus, self.RULES).evaluation.brier
+        model = build_baseline(small_config(baseline=True), vocab_size=258)
+        optimizer = build_adamw(model.network, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
+        for step in range(60):
+            blocks = training_blocks(tiny_corpus.tokens["train"], 16, 32, np.random.default_rng(step))
+            optimizer.zero_grad()
+            model.training_loss(torch.from_numpy(blocks), rng=torch.Generator()).mean().backward()
+            optimizer.step()
+        return model
+
+    def test_a_score_that_is_surely_0_needs_no_more(self, tiny_corpus: Corpus) -> None:
+        untrained = build_calm(small_config(), vocab_size=258)
+        rules = self.RULES.model_copy(update={"target_se": 1e-9})
+        found = evaluated(untrained, tiny_corpus, rules, to_target=True).evaluation
+        assert (found.stopped_by, found.brier.num_windows) == ("target", 8)
+        assert found.brier.words() == "0.00"
+
+    def test_draws_more_windows_until_the_error_is_small(self, tiny_corpus: Corpus, model: LanguageModel) -> None:
+        before = evaluated(model, tiny_corpus, self.RULES).evaluation.brier
         wished = before.brierlm_se / 2
         rules = self.RULES.model_copy(update={"target_se": wished})
-        found = evaluated(self.model(), tiny_corpus, rules, to_target=True)
+        found = evaluated(model, tiny_corpus, rules, to_target=True)
         assert found.evaluation.stopped_by == "target"
         assert found.evaluation.brier.brierlm_se <= wished == found.evaluation.wanted_se
         assert 8 < len(found.grid.windows) == len(found.positions.starts) == found.evaluation.brier.num_windows
@@ -149,20 +168,22 @@ class TestToTarget:
         assert found.positions.cross_entropy is not None
         assert len(found.positions.cross_entropy) == len(found.grid.windows)
 
-    def test_only_where_it_is_asked_for(self, tiny_corpus: Corpus) -> None:
+    def test_only_where_it_is_asked_for(self, tiny_corpus: Corpus, model: LanguageModel) -> None:
         rules = self.RULES.model_copy(update={"target_se": 1e-9})
-        assert evaluated(self.model(), tiny_corpus, rules).evaluation.brier.num_windows == 8
+        assert evaluated(model, tiny_corpus, rules).evaluation.brier.num_windows == 8
 
-    def test_stops_at_the_budget(self, tiny_corpus: Corpus) -> None:
+    def test_stops_at_the_budget(self, tiny_corpus: Corpus, model: LanguageModel) -> None:
         rules = self.RULES.model_copy(update={"target_se": 1e-9, "max_positions": 20 * 6})
-        found = evaluated(self.model(), tiny_corpus, rules, to_target=True)
+        found = evaluated(model, tiny_corpus, rules, to_target=True)
         assert found.evaluation.stopped_by == "budget"
         assert found.evaluation.brier.num_positions == 120
 
-    def test_a_text_that_is_spent_is_scored_again_with_other_samples(self, tiny_corpus: Corpus) -> None:
+    def test_a_text_that_is_spent_is_scored_again_with_other_samples(
+        self, tiny_corpus: Corpus, model: LanguageModel
+    ) -> None:
         capacity = evaluation_grid(self.RULES, tiny_corpus).capacity
         rules = self.RULES.model_copy(update={"target_se": 1e-9, "max_positions": 3 * 6 * capacity})
-        found = evaluated(build_calm(small_config(), vocab_size=258), tiny_corpus, rules, to_target=True)
+        found = evaluated(model, tiny_corpus, rules, to_target=True)
         assert found.evaluation.brier.num_windows == capacity
         assert found.evaluation.brier.rounds == found.positions.rounds > 1
         assert found.evaluation.stopped_by in ("text", "budget")
