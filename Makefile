@@ -4,7 +4,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 STUDY ?= joint
 PRESET ?= quick
-WORKERS ?= 2
+WORKERS ?= auto
 HOME_DIR ?= runs
 BIN := .venv/bin
 READY := .venv/.ready

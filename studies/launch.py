@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from studies import plan, progress, storage
+from studies.delivery import Delivery
 from studies.display import Display
 from studies.prepare import SPEC, Options, prepare, write_study_file
+from studies.staffing import Split, Staffing, choose_staffing, worker_environment
 from studies.storage import Launch
 from studies.worker import EXIT_INTERRUPTED, EXIT_USER
 from workbench import files
-from workbench.cores import available_cores
 from workbench.errors import StudyError
 from workbench.home import Home
 from workbench.tracking import NullTracker, Tracker, open_tracker
@@ -58,16 +59,26 @@ def run(options: Options, home: Home, display: Display) -> Result:
             return Result(launch, progress.snapshot(launch), already_finished=True)
         uri = options.tracking_uri or (stored or {}).get("tracking_uri")
         tracker = opened[0] if opened else connect(launch.name, uri)
-        return _run(launch, replace(options, tracking_uri=uri), tracker, display)
+        staffing = choose_staffing(
+            launch.spec,
+            home,
+            workers=options.workers,
+            threads=options.threads,
+            execute=options.execute,
+            note=display.note,
+        )
+        display.note(staffing.words())
+        return _run(launch, replace(options, tracking_uri=uri), tracker, staffing, display)
 
 
-def _run(launch: Launch, options: Options, tracker: Tracker, display: Display) -> Result:
-    write_study_file(launch, options.tracking_uri)
+def _run(launch: Launch, options: Options, tracker: Tracker, staffing: Staffing, display: Display) -> Result:
+    write_study_file(launch, options.tracking_uri, staffing)
+    launch.search.set_user_attr("staffing", staffing.to_dict())
     launch.search.set_user_attr("abort", "")
     launch.search.set_user_attr("session", time.time())
     parent = _tracking_parent(launch, tracker, options.tracking_uri)
-    crew = Crew(launch, options)
-    with display:
+    crew = Crew(launch, options, staffing.split)
+    with Delivery(launch, tracker, parent), display:
         interrupted = watch(launch, crew, display)
     launch = replace(launch, spec=storage.stored_spec(launch.search))
     message = launch.search.user_attrs.get("abort")
@@ -103,23 +114,19 @@ class Crew:
     """The worker processes of this launcher. They have a session of their own, so that Ctrl-C reaches
     them once, through ``stop``."""
 
-    def __init__(self, launch: Launch, options: Options) -> None:
+    def __init__(self, launch: Launch, options: Options, split: Split) -> None:
         self.launch, self.options = launch, options
-        self.threads = max(1, available_cores() // options.workers)
+        self.threads = split.threads
         self.restarts = 0
-        self.processes = {index: self._start(index) for index in range(options.workers)}
+        self.processes = {index: self._start(index) for index in range(split.workers)}
 
     def _start(self, index: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "studies.worker", "--home", str(self.launch.home.root)]
         command += ["--launch", self.launch.name, "--worker", str(index), "--threads", str(self.threads)]
-        command += ["--execute", self.options.execute, "--parent", str(os.getpid())]
+        command += ["--execute", self.options.execute, "--parent", str(os.getpid()), "--followed"]
         # Addresses can hold passwords, which a command line would show to every user of the machine.
-        environment = {**os.environ, "CALM_STORAGE": self.launch.url}
+        environment = {**worker_environment(self.threads), "CALM_STORAGE": self.launch.url}
         environment.pop("CALM_TRACKING_URI", None)
-        if self.options.tracking_uri is not None:
-            environment["CALM_TRACKING_URI"] = self.options.tracking_uri
-        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-            environment[variable] = str(self.threads)
         with open(self.log(index), "ab") as log:
             return subprocess.Popen(
                 command,

@@ -18,6 +18,7 @@ import optuna
 from studies import find_studies, space, storage
 from studies.objective import DEFAULT_RUNNER
 from studies.spec import HeartbeatSpec, StudySpec, amend, differences, freeze, suggestion
+from studies.staffing import Staffing, check_numbers
 from studies.storage import Launch
 from workbench import files
 from workbench.errors import DataError, StudyError
@@ -42,7 +43,10 @@ class Options:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     storage: str | None = None
     tracking_uri: str | None = None
-    workers: int = 2
+    workers: int | None = None
+    """Processes; None lets a short probe choose (``studies.staffing``)."""
+    threads: int | None = None
+    """Of each worker; None shares the cores out."""
     execute: str = DEFAULT_RUNNER
 
 
@@ -53,9 +57,9 @@ def prepare(
 
     ``before_create`` is called with the name of a new launch once everything else has been found in order.
     Raises StudyError and ConfigError; nothing is created then."""
-    for what, value in (("--workers", options.workers), ("--seeds", options.seeds)):
-        if value is not None and value < 1:
-            raise StudyError(f"{what} must be at least 1, {value} given")
+    check_numbers(options.workers, options.threads)
+    if options.seeds is not None and options.seeds < 1:
+        raise StudyError(f"--seeds must be at least 1, {options.seeds} given")
     asked = _asked(options)
     name = asked.name if asked else options.name
     stored_file = read_study_file(home, name)
@@ -199,8 +203,9 @@ def read_study_file(home: Home, name: str) -> dict[str, Any] | None:
     return content
 
 
-def write_study_file(launch: Launch, tracking_uri: str | None) -> None:
-    """study.json: the question and the frozen specification, for the report and for resuming."""
+def write_study_file(launch: Launch, tracking_uri: str | None, staffing: Staffing | None = None) -> None:
+    """study.json: the question and the frozen specification, for the report and for resuming; and with how many
+    workers it was run last."""
     spec = launch.spec
     before = read_study_file(launch.home, launch.name) or {}
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -219,6 +224,7 @@ def write_study_file(launch: Launch, tracking_uri: str | None) -> None:
             "created": before.get("created", now),
             "seeds": spec.seeds,
             "trials": spec.trials if spec.searches else None,
+            "staffing": staffing.to_dict() if staffing else before.get("staffing"),
             "storage": storage.masked(launch.url),
             "tracking_uri": None if tracking_uri is None else without_password(tracking_uri),
         },

@@ -60,14 +60,16 @@ class Snapshot:
         return [row for row in self.rows if row.state in states]
 
 
-def snapshot(launch: Launch, workers: int = 1) -> Snapshot:
-    """Read the storage once. ``workers`` divides the time left."""
+def snapshot(launch: Launch, workers: int | None = 1) -> Snapshot:
+    """Read the storage once. ``workers`` divides the time left; None: those that run something now."""
     spec = launch.spec
     trials = launch.search.get_trials(deepcopy=False)
     cells = launch.cells.get_trials(deepcopy=False)
     best = plan.best_trial(launch.search)
     counts, cell_counts = plan.count(trials), plan.count(cells)
     rows = (*_rows(trials, is_cell=False), *_rows(cells, is_cell=True))
+    if workers is None:
+        workers = len({str(row.worker) for row in rows if row.state == "running"})
     cells_wanted = max(len(spec.baselines) + len(spec.check_names), _num_cells(cells))
     remaining = max(0, spec.trials - counts.complete) if not plan.search_ended(spec, counts) else 0
     cells_left = cells_wanted - cell_counts.complete - cell_counts.failed

@@ -10,9 +10,9 @@ from typing import Any
 from studies import space
 from studies.space import baseline_config, setting_config
 from studies.spec import Choices, Range, StudySpec, describe
+from studies.staffing import Split
 from workbench import flops
 from workbench.config import RunConfig
-from workbench.cores import available_cores
 from workbench.errors import RunError
 from workbench.home import Home
 from workbench.records import find_runs, read_record
@@ -46,10 +46,11 @@ class DryRun:
     speed_from: str
 
 
-def dry_run(spec: StudySpec, home: Home, workers: int) -> DryRun:
+def dry_run(spec: StudySpec, home: Home, split: Split) -> DryRun:
     """Nothing is trained and nothing written but the machine's remembered probe. Raises ConfigError for a
     budget that gives no step."""
-    speed, speed_from = measured_speed(home) or probed_speed(spec, home, workers)
+    speed, speed_from = measured_speed(home) or probed_speed(spec, home, split.threads)
+    workers = split.workers
     rows = [
         *(_row(describe(setting), setting_config(spec, setting), speed) for setting in _structures(spec)),
         *(_row(name, baseline_config(spec, name), speed) for name in spec.baselines),
@@ -117,13 +118,12 @@ def measured_speed(home: Home) -> tuple[float, str] | None:
     return speed, f"{speed:.2g} FLOP/s a worker, median of {len(speeds)} finished runs in {home.root}"
 
 
-def probed_speed(spec: StudySpec, home: Home, workers: int) -> tuple[float, str]:
+def probed_speed(spec: StudySpec, home: Home, threads: int) -> tuple[float, str]:
     """The same from a few training steps of the first setting (without a search: of the first cell) with a
-    worker's share of the threads; an assumption for a model too large to try."""
+    worker's threads; an assumption for a model too large to try."""
     from workbench.machine import resolve
     from workbench.speed import training_flops_per_second
 
-    threads = max(1, available_cores() // workers)
     first = (
         setting_config(spec, _structures(spec)[0])
         if spec.searches

@@ -19,9 +19,10 @@ import pydantic
 import yaml
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from workbench.config import Positive, Section, content_hash
+from workbench.config import content_hash
 from workbench.config_file import build_config, flatten
 from workbench.errors import ConfigError, StudyError
+from workbench.sections import Positive, Section
 
 PRESETS = Path(__file__).parent / "presets"
 Scalar = bool | int | float | str | None

@@ -27,7 +27,7 @@ from studies.spec import HeartbeatSpec
 from studies.storage import Launch
 from workbench.errors import StudyError, UserError
 from workbench.home import open_home
-from workbench.tracking import NullTracker, open_tracker
+from workbench.tracking import Followed, Tracker, open_tracker
 
 EXIT_USER, EXIT_INTERRUPTED = 2, 130
 POLL_SECONDS = 1.0
@@ -147,16 +147,16 @@ def repeated_failure(trials: list[FrozenTrial], since: float) -> str | None:
     return reasons.pop() if hopeless else None
 
 
-def open_launch(home_dir: str, name: str, url: str | None) -> Launch:
-    """Raises StudyError where the storage has no launch of that name."""
+def open_launch(home_dir: str, name: str, url: str | None, *, checked: bool = False) -> Launch:
+    """``checked``: the launcher has just used the storage. Raises StudyError where the launch is not there."""
     home = open_home(home_dir)
     url = storage.storage_url(url, home)
-    loaded = storage.load(name, storage.open_storage(url, home, HeartbeatSpec()))
+    loaded = storage.load(name, storage.open_storage(url, home, HeartbeatSpec(), checked=checked))
     if loaded is None:
         raise StudyError(f"storage {storage.masked(url)} has no launch {name}; start it with `calm study run`")
     spec = storage.stored_spec(loaded[0])
     if spec.heartbeat != HeartbeatSpec():
-        loaded = storage.load(name, storage.open_storage(url, home, spec.heartbeat))
+        loaded = storage.load(name, storage.open_storage(url, home, spec.heartbeat, checked=True))
         assert loaded is not None
     return Launch(home=home, url=url, spec=spec, search=loaded[0], cells=loaded[1])
 
@@ -167,12 +167,12 @@ def main(arguments: list[str] | None = None) -> int:
     stop = Stop(parent=args.parent)
     launch = None
     try:
-        launch = open_launch(args.home, args.launch, args.storage)
-        tracker = open_tracker(args.tracking_uri, experiment=launch.name, home=launch.home)
+        launch = open_launch(args.home, args.launch, args.storage, checked=args.followed)
+        tracker = _tracker(args, launch)
         worker = Worker(
             launch=launch,
             runner=load_runner(args.execute),
-            tracker=None if isinstance(tracker, NullTracker) else tracker,
+            tracker=tracker,
             tracking_parent=(launch.search.user_attrs.get("tracking") or {}).get("parent"),
             threads=args.threads,
             identity=storage.this_worker(args.worker),
@@ -192,6 +192,13 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return EXIT_INTERRUPTED if stop() else 0
+
+
+def _tracker(args: argparse.Namespace, launch: Launch) -> Tracker:
+    """What runs are mirrored by: the launcher where it says so, otherwise this process."""
+    if args.followed:
+        return Followed()
+    return open_tracker(args.tracking_uri, experiment=launch.name, home=launch.home)
 
 
 def _handle_signals(worker: Worker, stop: Stop) -> None:
@@ -221,6 +228,9 @@ def _parser() -> argparse.ArgumentParser:
         "--tracking-uri",
         default=os.environ.get("CALM_TRACKING_URI") or None,
         help="MLflow server or 'none'; default: CALM_TRACKING_URI, else HOME/mlflow.db",
+    )
+    parser.add_argument(
+        "--followed", action="store_true", help="the parent mirrors the runs to the tracking server"
     )
     parser.add_argument("--execute", default=DEFAULT_RUNNER, help="module:function that runs a configuration")
     parser.add_argument("--parent", type=int, default=None, help="stop when this process is no longer the parent")

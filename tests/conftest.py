@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,10 +21,13 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; worker processe
 TENSOR_MODULES = [
     "workbench.posterior",
     "workbench.layers",
+    "workbench.attention",
     "workbench.autoencoder",
     "workbench.backbone",
     "workbench.energy_score",
     "workbench.heads",
+    "workbench.targets",
+    "workbench.muon",
     "workbench.language_model",
     "workbench.model",
     "workbench.baseline",
@@ -46,6 +50,17 @@ def one_thread() -> None:
     """One thread for torch, whatever the code of the previous test has set; torch is not imported for it."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tracking_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's, migrated: migrating takes seconds, copying does not."""
+    from workbench.home import open_home
+    from workbench.tracking import open_tracker
+
+    home = open_home(tmp_path_factory.mktemp("tracking"))
+    open_tracker(None, home=home).close()
+    return home.root / "mlflow.db"
 
 
 @pytest.fixture(scope="session")

@@ -16,11 +16,13 @@ SOURCES = sorted(p for package in ("workbench", "studies", "analysis") for p in 
 
 LAYERS = [
     {"errors"},
-    {"config", "config_file", "cores", "files", "home", "records", "progress"},
-    {"flops", "schedule", "diagnostics", "posterior", "layers", "optim", "tokenizer", "userfiles", "corpora",
-     "data", "ngram", "energy_score", "run_plots", "uncertainty", "positions", "pairs", "seeds", "overlap",
-     "bottleneck_words", "grid", "growth"},
+    {"sections", "config", "config_file", "cores", "files", "home", "records", "progress"},
+    {"flops", "schedule", "diagnostics", "posterior", "layers", "optim", "optimizers", "tokenizer", "userfiles",
+     "corpora", "data", "ngram", "energy_score", "muon", "slices", "run_plots", "uncertainty", "positions",
+     "pairs", "seeds", "overlap", "bottleneck_words", "grid", "growth"},
+    {"attention"},
     {"autoencoder", "backbone", "heads"},
+    {"targets"},
     {"language_model", "model", "baseline"},
     {"brier", "bottleneck", "scoring", "callable_models", "sampling", "checkpoint", "machine", "train", "evaluate",
      "train_autoencoder", "speed"},
@@ -34,10 +36,10 @@ LAYERS = [
 ]  # fmt: skip
 """Modules of ``workbench`` from left to right; what stands left never imports what stands right."""
 
-TORCH_FREE = ["errors", "config", "config_file", "records", "files", "home", "flops", "schedule", "diagnostics",
-              "progress", "cores", "run_plots", "uncertainty", "positions", "pairs", "seeds", "overlap", "grid",
-              "growth", "bottleneck_words", "tracking", "tracking_schema", "corpora", "data", "ngram",
-              "tokenizer"]  # fmt: skip
+TORCH_FREE = ["bottleneck_words", "config", "config_file", "cores", "corpora", "data", "diagnostics", "errors",
+              "files", "flops", "grid", "growth", "home", "ngram", "overlap", "pairs", "positions", "progress",
+              "records", "run_plots", "schedule", "sections", "seeds", "tokenizer", "tracking",
+              "tracking_schema", "uncertainty"]  # fmt: skip
 HEAVY = {"torch", "mlflow", "optuna", "pandas", "pydantic", "matplotlib", "datasets", "numpy", "scipy", "rich",
          "yaml", "safetensors", "transformers", "seaborn"}  # fmt: skip
 

@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from workbench.config import AutoencoderConfig
 from workbench.layers import ResidualMLP, RMSNorm, generator, initialise, mark_tied_output
 from workbench.posterior import Posterior, clipped_kl
+from workbench.slices import rows_at_once
 from workbench.tokenizer import PAD_ID
-
-DECODE_AT_ONCE = 2**23
-"""Logits (vectors x K x V) that decoding holds at a time: 32 MB, whatever the vocabulary."""
 
 
 class Autoencoder(nn.Module):
@@ -53,16 +51,38 @@ class Autoencoder(nn.Module):
 
     def logits(self, latents: Float[Tensor, "*batch l"]) -> Float[Tensor, "*batch k v"]:
         """Token logits of each of the K positions."""
-        x = self.expand(self.decode_chunk(self.from_latent(latents)))
-        x = self.decode_token(x.unflatten(-1, (self.chunk_size, self.config.width)))
-        return F.linear(self.output_norm(x), self.embedding.weight.to(x.dtype))
+        x = self.expand(self.states(latents))
+        return self._output(x.unflatten(-1, (self.chunk_size, self.config.width)))
+
+    def states(self, latents: Float[Tensor, "*batch l"]) -> Float[Tensor, "*batch d"]:
+        """The first half of the decoder: what all K positions are expanded from."""
+        out: Tensor = self.decode_chunk(self.from_latent(latents))
+        return out
+
+    def _output(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch v"]:
+        x = self.output_norm(self.decode_token(x))
+        return F.linear(x, self.embedding.weight.to(x.dtype))
 
     def decode(self, latents: Float[Tensor, "*batch l"]) -> Int[Tensor, "*batch k"]:
         """The most likely token at each position; never PAD_ID."""
-        flat = latents.flatten(0, -2)
-        at_once = max(1, DECODE_AT_ONCE // (self.chunk_size * self.vocab_size))
-        tokens = torch.cat([self.logits(part)[..., 1:].argmax(-1) + 1 for part in flat.split(at_once)])
+        parts = latents.flatten(0, -2).split(max(1, self.rows_at_once() // self.chunk_size))
+        tokens = torch.cat([_most_likely(self.logits(part)) for part in parts])
         return tokens.view(*latents.shape[:-1], self.chunk_size)
+
+    def decode_token_at(
+        self, position: int, states: Float[Tensor, "n d"], which: Int[Tensor, " m"]
+    ) -> Int[Tensor, " m"]:
+        """``decode`` at one of the K positions alone, from the rows ``which`` of ``states``."""
+        rows = slice(position * self.config.width, (position + 1) * self.config.width)
+        weight, bias = self.expand.weight[rows], self.expand.bias[rows]
+        parts = which.split(self.rows_at_once())
+        return torch.cat([_most_likely(self._output(F.linear(states[part], weight, bias))) for part in parts])
+
+    def rows_at_once(self) -> int:
+        """Positions decoded at a time."""
+        inner = self.config.mlp_width
+        assert inner is not None, "resolve the configuration first"
+        return rows_at_once(max(2 * inner, self.vocab_size), self.embedding.weight.device)  # 2: SwiGLU
 
     def loss(self, chunks: Int[Tensor, "n k"], *, rng: torch.Generator) -> Float[Tensor, ""]:
         """K * cross-entropy per token + beta * sum_i max(lambda_KL, KL_i), with token dropout before the
@@ -74,6 +94,11 @@ class Autoencoder(nn.Module):
         return self.chunk_size * reconstruction + self.config.kl_weight * clipped_kl(
             posterior, self.config.kl_floor
         )
+
+
+def _most_likely(logits: Float[Tensor, "*batch v"]) -> Int[Tensor, "*batch"]:
+    """But for PAD_ID, which is the first id."""
+    return logits[..., 1:].argmax(-1) + 1
 
 
 def drop_tokens(

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from workbench.attention import causal_attention
 from workbench.config import BackboneConfig
-from workbench.layers import RMSNorm, SwiGLU, mark_residual_output
+from workbench.layers import RMSNorm, SwiGLU, mark_blocks, mark_residual_output
 
 
 class KVCache:
@@ -32,8 +33,8 @@ class KVCache:
         end = self.length + keys.shape[2]
         if layer == len(self._keys):
             shape = (*keys.shape[:2], max(self.capacity, end), keys.shape[3])
-            self._keys.append(keys.new_zeros(shape))
-            self._values.append(values.new_zeros(shape))
+            self._keys.append(keys.new_empty(shape))
+            self._values.append(values.new_empty(shape))
         if end > self._keys[layer].shape[2]:
             more = max(end, 2 * self._keys[layer].shape[2]) - self._keys[layer].shape[2]
             self._keys[layer] = F.pad(self._keys[layer], (0, 0, 0, more))
@@ -57,11 +58,21 @@ class Branches:
         self.main = main
         self.start = start
         self.depth = 0
+        self._main_length = int(start.max()) + 1
+        """Main keys that some branch may see."""
         self._keys: list[Tensor] = []  # a layer: (B, G, R, Q, E)
         self._values: list[Tensor] = []
 
+    def keep(self, branch: Int[Tensor, "b m"]) -> None:
+        """Go on with these branches of every sequence alone, in this order."""
+        self.start = self.start.gather(1, branch)
+        index = branch[:, None, :, None, None]
+        for stored in (self._keys, self._values):
+            stored[:] = [x.take_along_dim(index, dim=2) for x in stored]
+
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add one position (B, G, R, E) to every branch; returns (B, G, R, Q, E) keys and values."""
+        """Add one position (B, G, R, E) to every branch; returns the layer's keys and values, those of the main
+        sequence followed by those of all branches: (B, G, P + R*Q, E)."""
         keys, values = keys.unsqueeze(3), values.unsqueeze(3)
         if layer == len(self._keys):
             self._keys.append(keys)
@@ -69,7 +80,20 @@ class Branches:
         else:
             self._keys[layer] = torch.cat([self._keys[layer], keys], dim=3)
             self._values[layer] = torch.cat([self._values[layer], values], dim=3)
-        return self._keys[layer], self._values[layer]
+        main_keys, main_values = (x[:, :, : self._main_length] for x in self.main.layer(layer))
+        return (
+            torch.cat([main_keys, self._keys[layer].flatten(2, 3)], dim=2),
+            torch.cat([main_values, self._values[layer].flatten(2, 3)], dim=2),
+        )
+
+    def mask(self) -> Bool[Tensor, "b 1 r keys"]:
+        """Which of those keys each branch sees at the next position."""
+        num_sequences, num_branches = self.start.shape
+        position = torch.arange(self._main_length, device=self.start.device)
+        main = position <= self.start.unsqueeze(-1)  # (B, R, P)
+        own = torch.eye(num_branches, dtype=torch.bool, device=self.start.device)
+        own = own.repeat_interleave(self.depth + 1, dim=1).expand(num_sequences, -1, -1)  # (B, R, R*Q)
+        return torch.cat([main, own], dim=-1).unsqueeze(1)
 
 
 def rotary(positions: Int[Tensor, "*p"], head_width: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -93,27 +117,35 @@ class Attention(nn.Module):
         self.num_heads = config.num_heads
         self.num_kv_heads = config.num_kv_heads or config.num_heads
         self.head_width = config.width // config.num_heads
-        self.qkv = nn.Linear(config.width, (self.num_heads + 2 * self.num_kv_heads) * self.head_width, bias=False)
+        groups = (self.num_heads, self.num_kv_heads, self.num_kv_heads)
+        self.qkv = nn.Linear(config.width, sum(groups) * self.head_width, bias=False)
+        mark_blocks(self.qkv, rows=[num * self.head_width for num in groups])
         self.out = nn.Linear(config.width, config.width, bias=False)
         mark_residual_output(self.out, num_outputs=2 * config.num_layers)
 
     def _project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, P, D) to queries (B, H, P, E) and keys, values (B, G, P, E), rotated."""
         qkv = self.qkv(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
-        q, k, v = qkv.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
-        return rotate(q, cos, sin), rotate(k, cos, sin), v
+        qk, v = qkv.split([self.num_heads + self.num_kv_heads, self.num_kv_heads], dim=1)
+        q, k = rotate(qk, cos, sin).split([self.num_heads, self.num_kv_heads], dim=1)
+        return q, k, v
 
     def forward(
         self, x: Float[Tensor, "b p d"], cos: Tensor, sin: Tensor, cache: KVCache | None
     ) -> Float[Tensor, "b p d"]:
         q, k, v = self._project(x, cos, sin)
+        y = causal_attention(q, k, v) if cache is None else self._attend_cached(q, k, v, cache)
+        out: Tensor = self.out(y.transpose(1, 2).flatten(-2))
+        return out
+
+    def _attend_cached(self, q: Tensor, k: Tensor, v: Tensor, cache: KVCache) -> Tensor:
+        """The new positions attend to what the cache holds and, causally, to themselves."""
+        past = cache.length
+        k, v = cache.append(self.layer, k, v)
         mask = None
-        if cache is not None:
-            past = cache.length
-            k, v = cache.append(self.layer, k, v)
-            if past and q.shape[2] > 1:
-                mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(past)
-        y = F.scaled_dot_product_attention(
+        if past and q.shape[2] > 1:
+            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(past)
+        return F.scaled_dot_product_attention(
             q,
             k,
             v,
@@ -121,28 +153,15 @@ class Attention(nn.Module):
             is_causal=mask is None and q.shape[2] > 1,
             enable_gqa=self.num_kv_heads != self.num_heads,
         )
-        out: Tensor = self.out(y.transpose(1, 2).flatten(-2))
-        return out
 
     def branch(
-        self, x: Float[Tensor, "b r d"], cos: Tensor, sin: Tensor, branches: Branches
+        self, x: Float[Tensor, "b r d"], cos: Tensor, sin: Tensor, branches: Branches, mask: Tensor
     ) -> Float[Tensor, "b r d"]:
-        """One new position for every branch."""
+        """One new position for every branch, all branches of a sequence as queries of one call."""
         q, k, v = self._project(x, cos, sin)
-        main_k, main_v = branches.main.layer(self.layer)
-        own_k, own_v = branches.append(self.layer, k, v)
-        group = self.num_heads // self.num_kv_heads
-        q = q.unflatten(1, (self.num_kv_heads, group)) * self.head_width**-0.5  # (B, G, H/G, R, E)
-        to_main = torch.einsum("bghre,bgpe->bghrp", q, main_k)
-        to_own = torch.einsum("bghre,bgrqe->bghrq", q, own_k)
-        position = torch.arange(main_k.shape[2], device=x.device)
-        hidden = position > branches.start[:, None, None, :, None]  # (B, 1, 1, R, P)
-        to_main = to_main.masked_fill(hidden, float("-inf"))
-        weights = torch.cat([to_main, to_own], dim=-1).float().softmax(-1).to(v.dtype)
-        from_main, from_own = weights.split([main_k.shape[2], own_k.shape[3]], dim=-1)
-        y = torch.einsum("bghrp,bgpe->bghre", from_main, main_v)
-        y = y + torch.einsum("bghrq,bgrqe->bghre", from_own, own_v)
-        out: Tensor = self.out(y.flatten(1, 2).transpose(1, 2).flatten(-2))
+        k, v = branches.append(self.layer, k, v)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=self.num_kv_heads != self.num_heads)
+        out: Tensor = self.out(y.transpose(1, 2).flatten(-2))
         return out
 
 
@@ -156,10 +175,14 @@ class Layer(nn.Module):
         self.mlp = SwiGLU(config.width, config.mlp_width)
         mark_residual_output(self.mlp.down, num_outputs=2 * config.num_layers)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, past: KVCache | Branches | None) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, past: KVCache | Branches | None, mask: Tensor | None
+    ) -> Tensor:
+        """``mask``: what branches see."""
         normed = self.attention_norm(x)
         if isinstance(past, Branches):
-            x = x + self.attention.branch(normed, cos, sin, past)
+            assert mask is not None
+            x = x + self.attention.branch(normed, cos, sin, past, mask)
         else:
             x = x + self.attention(normed, cos, sin, past)
         out: Tensor = x + self.mlp(self.mlp_norm(x))
@@ -193,7 +216,8 @@ class Backbone(nn.Module):
 
     def _run(self, x: Tensor, positions: Tensor, past: KVCache | Branches | None) -> Tensor:
         cos, sin = rotary(positions, self.config.width // self.config.num_heads, self.config.rope_theta)
+        mask = past.mask() if isinstance(past, Branches) else None
         for layer in self.layers:
-            x = layer(x, cos, sin, past)
+            x = layer(x, cos, sin, past, mask)
         out: Tensor = self.norm(x)
         return out

@@ -21,7 +21,7 @@ from workbench.language_model import (
     count_parameters,
     gather_positions,
 )
-from workbench.layers import generator, initialise
+from workbench.layers import generator, initialise, mark_outermost
 
 
 class BaselineNetwork(nn.Module):
@@ -34,6 +34,7 @@ class BaselineNetwork(nn.Module):
         self.embedding = nn.Embedding(vocab_size, config.backbone.width)
         self.backbone = Backbone(config.backbone)
         self.output = nn.Linear(config.backbone.width, vocab_size, bias=False)
+        mark_outermost(self.output)
         initialise(self, config.init, rng=generator(seed, "init"))
 
     def forward(self, tokens: Int[Tensor, "b t"], cache: KVCache | None = None) -> Float[Tensor, "b t d"]:

@@ -4,27 +4,36 @@ For n-grams that start right after a context, Brier(P, y) = 2 P(y) - sum_x P(x)^
 returns one unbiased estimate a position and order; the geometric mean is taken once, over the whole
 evaluation set, in ``workbench.uncertainty.summarise``.
 
-Letters: B windows, T tokens, K chunk size, n positions, S samples, V vocabulary, J = ceil(4 / K) chunks,
-W windows of the whole set, O = 4 orders.
+Letters: B windows, T tokens, K chunk size, n positions, S samples, V vocabulary, R branches of a window,
+r places where chunks are sampled, O = 4 orders.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from workbench.language_model import DistributionContext, DistributionModel, SampledContext, SampledModel
+from workbench.language_model import (
+    ChunkSamples,
+    DistributionContext,
+    DistributionModel,
+    SampledBranches,
+    SampledContext,
+    SampledModel,
+)
 from workbench.uncertainty import NUM_ORDERS, summarise
 
 __all__ = ["NUM_ORDERS", "distribution_brier", "sampled_brier", "summarise"]
 
 
 MAX_ELEMENTS = 2**26
-"""Floats that one call of head and decoder, or one table of probabilities, may hold (256 MB): positions are
-scored in slices of that size, whatever the windows, samples or vocabulary are."""
+"""Floats that the samples of a slice of positions, or one table of probabilities, may hold (256 MB): positions are
+scored in slices of that size, whatever the windows, samples or vocabulary are. What head and decoder hold on top
+of it is bounded in ``workbench.slices``."""
 
 
 @torch.no_grad()
@@ -44,82 +53,133 @@ def sampled_brier(
     agreeing pair is drawn, S fresh samples continue from *its* chunk, and the result is weighted by the
     share of agreeing pairs (an unbiased estimate of sum_x P(x)^2 collision(x)).
 
+    What cannot change an estimate is left out: chunks after a product that is 0 are not sampled, and a token is
+    not decoded of a sample that already differs from all that it is compared with. The estimates' law is that of
+    sampling everything, so the evaluation fingerprint does not depend on what is left out; which random numbers go
+    where does, so a seed gives the same estimates only in one version of this function.
+
     The windows are read once; branches use that pass' keys and values. Positions are scored in slices of at most
     ``max_elements`` floats: each position's estimate depends on the slice only through its random numbers."""
-    num_chunks = math.ceil(NUM_ORDERS / model.chunk_size)
     context = model.read(windows)
-    pairs = num_samples * (num_samples - 1) // 2  # one int64 and two truth values for each token of a pair
-    row = windows.shape[0] * max(num_samples * num_chunks * model.row_elements, 3 * model.chunk_size * pairs)
+    of_pairs = num_samples**2 + 4 * num_samples  # truth values (S, S) with intermediates, tokens, counts
+    row = windows.shape[0] * (num_samples * model.row_elements + of_pairs)
     parts = [
-        _sampled_slice(model, context, windows, part, num_samples, rng)
+        _sampled_slice(model.chunk_size, context, windows, part, num_samples, rng)
         for part in positions.split(max(1, max_elements // row))
     ]
     return torch.cat(parts, dim=1)
 
 
 def _sampled_slice(
-    model: SampledModel,
-    context: SampledContext,
-    windows: Tensor,
-    positions: Tensor,
-    num_samples: int,
-    rng: torch.Generator,
+    k: int, context: SampledContext, windows: Tensor, positions: Tensor, num_samples: int, rng: torch.Generator
 ) -> Tensor:
     """(B, n, O) of some positions."""
-    k = model.chunk_size
-    num_chunks = math.ceil(NUM_ORDERS / k)
     first = (positions // k - 1).expand(windows.shape[0], -1)  # (B, n): last chunk of the context
-    ahead = torch.arange(num_chunks, device=windows.device)
-    index = (first.unsqueeze(-1) + ahead).flatten(1)  # (B, n*J)
-    samples = context.sample(index, num_samples, rng=rng)
-    samples = samples.unflatten(2, (-1, num_chunks))  # (S, B, n, J, K)
-    accuracy = _sampled_accuracy(samples, _true_chunks(windows, first, num_chunks, k))
+    window, place = torch.ones_like(first).nonzero(as_tuple=True)  # (B*n,), all of them
+    index = first[window, place]
+    truth = windows[window.unsqueeze(-1), ((index + 1) * k).unsqueeze(-1) + _ahead(NUM_ORDERS, windows)]
+    chunks = truth.split(k, dim=-1)  # of (B*n, K) tokens; of the last one only those that an order needs
 
-    collisions = []
-    weight = torch.ones(first.shape, device=windows.device)
-    current = samples[:, :, :, 0]  # (S, B, n, K)
-    branches = context.branch(first) if num_chunks > 1 else None
-    for depth in range(num_chunks):
-        agree = _agreeing_pairs(current)  # (pairs, B, n, K)
-        collisions.append(weight.unsqueeze(-1) * agree.float().mean(0))
-        if branches is not None and depth + 1 < num_chunks:
-            weight = collisions[-1][..., -1]
-            branches.extend(_draw_agreeing(current, agree[..., -1], rng))
-            current = branches.sample(num_samples, rng=rng)
-    collision = torch.cat(collisions, dim=-1)[..., :NUM_ORDERS]
-    return 2 * accuracy - collision
+    seen = _compare(context.sample(window, index, num_samples, rng=rng), chunks[0], pairs=True)
+    accuracy = [seen.right]
+    for j, chunk in enumerate(chunks[1:], 1):
+        right = torch.zeros(chunk.shape, device=chunk.device)
+        going = accuracy[-1][:, -1].nonzero()[:, 0]
+        if len(going):
+            samples = context.sample(window[going], index[going] + j, num_samples, rng=rng)
+            right[going] = _compare(samples, chunk[going]).right
+        accuracy.append(accuracy[-1][:, -1:] * right)
 
-
-def _true_chunks(windows: Tensor, first: Tensor, num_chunks: int, k: int) -> Tensor:
-    """The J chunks after chunk ``first``: (B, n, J, K)."""
-    start = (first + 1) * k
-    offsets = start.unsqueeze(-1) + torch.arange(num_chunks * k, device=windows.device)
-    return windows.gather(1, offsets.flatten(1)).view(*first.shape, num_chunks, k)
+    collision = [seen.agree.unflatten(0, first.shape)]
+    if len(chunks) > 1:
+        agreed = _draw_agreeing(seen, rng).unflatten(0, first.shape)
+        lengths = [chunk.shape[1] for chunk in chunks[1:]]
+        branches = context.branch(first)
+        collision += _continued(branches, agreed, collision[0][..., -1], lengths, num_samples, rng)
+    estimate: Tensor = 2 * torch.cat(accuracy, -1).unflatten(0, first.shape) - torch.cat(collision, -1)
+    return estimate
 
 
-def _sampled_accuracy(samples: Tensor, truth: Tensor) -> Tensor:
-    """P(y_1..y_n) of every order, (B, n, O), from samples (S, B, n, J, K) and truth (B, n, J, K)."""
-    prefix = (samples == truth).cumprod(-1).float().mean(0)  # (B, n, J, K): first t tokens of chunk j match
-    before = prefix[..., -1].cumprod(-1).roll(1, -1)  # product over the whole chunks before chunk j
-    before[..., 0] = 1.0
-    return (before.unsqueeze(-1) * prefix).flatten(-2)[..., :NUM_ORDERS]
+def _ahead(num: int, like: Tensor) -> Tensor:
+    return torch.arange(num, device=like.device)
 
 
-def _agreeing_pairs(samples: Tensor) -> Tensor:
-    """Which of the S(S-1)/2 pairs agree on the first t tokens: (pairs, B, n, K), bool."""
-    num = samples.shape[0]
-    first, second = torch.triu_indices(num, num, offset=1, device=samples.device)
-    return (samples[first] == samples[second]).cumprod(-1).bool()
+def _continued(
+    branches: SampledBranches,
+    chunk: Tensor,
+    weight: Tensor,
+    lengths: Sequence[int],
+    num_samples: int,
+    rng: torch.Generator,
+) -> list[Tensor]:
+    """Collision terms of the chunks after the first, (B, n, length) of each, from the chunk (B, n, K) that a pair
+    agreed on and its weight (B, n). Only branches of positive weight are continued; windows that have fewer of
+    them than another are filled up with branches of weight 0, which are never sampled."""
+    found = [weight.new_zeros(*weight.shape, length) for length in lengths]
+    column = _ahead(weight.shape[1], weight).expand_as(weight)  # (B, R): place of each branch
+    for depth, length in enumerate(lengths):
+        alive = weight > 0
+        kept = alive.byte().argsort(dim=1, descending=True, stable=True)[:, : int(alive.sum(1).max())]
+        if not kept.shape[1]:
+            break
+        weight, column = weight.gather(1, kept), column.gather(1, kept)
+        branches.keep(kept)
+        branches.extend(chunk.take_along_dim(kept.unsqueeze(-1), dim=1))
+        window, branch = weight.nonzero(as_tuple=True)
+        seen = _compare(branches.sample(window, branch, num_samples, rng=rng), length, pairs=True)
+        agree = weight[window, branch].unsqueeze(-1) * seen.agree
+        found[depth][window, column[window, branch]] = agree
+        weight = torch.zeros_like(weight).index_put((window, branch), agree[:, -1])
+        chunk = chunk.new_zeros(*weight.shape, length).index_put((window, branch), _draw_agreeing(seen, rng))
+    return found
 
 
-def _draw_agreeing(samples: Tensor, agree: Tensor, rng: torch.Generator) -> Tensor:
-    """The chunk of one agreeing pair, uniform among them, (B, n, K); any chunk where none agree (its
-    weight is 0). A chunk with count c is drawn in proportion to c(c-1)/2."""
-    num = samples.shape[0]
-    owner = torch.triu_indices(num, num, offset=1, device=samples.device)[0]
-    tickets = torch.rand(agree.shape, generator=rng, device=agree.device) * agree
-    chosen = owner[tickets.argmax(0)]  # (B, n)
-    return samples.gather(0, chosen[None, ..., None].expand(1, -1, -1, samples.shape[-1]))[0]
+@dataclass(frozen=True)
+class _Compared:
+    """S samples at each of r places, compared token by token."""
+
+    right: Tensor
+    """(r, t) share of the samples whose first 1 ... t tokens are the true ones."""
+    agree: Tensor
+    """(r, t) share of the S(S-1)/2 pairs that agree on them."""
+    tokens: Tensor
+    """(S, r, t); -1 where a token was not needed."""
+    others: Tensor
+    """(S, r): how many other samples of the place have all tokens of this one."""
+
+
+def _compare(samples: ChunkSamples, truth: Tensor | int, *, pairs: bool = False) -> _Compared:
+    """The first tokens of the samples, compared with ``truth`` (r, t), or only so many, and where ``pairs`` are
+    wanted with each other. Only tokens of samples that are so far like one of those are asked for."""
+    num, shape = samples.num_samples, (samples.num_samples, samples.num_places)
+    hit = torch.full(shape, not isinstance(truth, int), device=samples.device)
+    same = torch.full((num, *shape), pairs, device=samples.device)  # (S, S, r)
+    others = torch.zeros(shape, dtype=torch.long, device=samples.device)
+    needed = torch.ones_like(hit)
+    columns, right, agree = [], [], []
+    for t in range(truth if isinstance(truth, int) else truth.shape[1]):
+        which = needed.flatten().nonzero()[:, 0]
+        column = torch.full((num * shape[1],), -1, device=samples.device)
+        column = column.index_put((which,), samples.tokens(t, which)).view(shape)
+        columns.append(column)
+        if not isinstance(truth, int):
+            hit = hit & (column == truth[:, t])
+        if pairs:
+            same = same & (column.unsqueeze(1) == column)
+            others = same.sum(0) - 1
+        right.append(hit.float().mean(0))
+        agree.append(others.sum(0) / (num * (num - 1)))
+        needed = hit | (others > 0)
+    return _Compared(torch.stack(right, -1), torch.stack(agree, -1), torch.stack(columns, -1), others)
+
+
+def _draw_agreeing(seen: _Compared, rng: torch.Generator) -> Tensor:
+    """The tokens (r, t) of one agreeing pair, uniform among them; any where none agree (their weight is 0). A
+    chunk that c samples have is drawn in proportion to c(c-1)."""
+    upto = seen.others.cumsum(0)
+    ticket = torch.rand(upto.shape[1:], generator=rng, device=upto.device, dtype=torch.float64) * upto[-1]
+    chosen = (upto <= ticket).sum(0).clamp_max(len(upto) - 1)
+    return seen.tokens[chosen, _ahead(len(chosen), chosen)].clamp_min(0)
 
 
 @torch.no_grad()

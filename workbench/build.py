@@ -17,6 +17,7 @@ from workbench.model import Calm, CalmNetwork
 from workbench.progress import Display
 from workbench.records import AutoencoderReport
 from workbench.schedule import Plan, plan
+from workbench.targets import cached_table
 from workbench.train_autoencoder import build_autoencoder, trained_autoencoder
 
 
@@ -55,6 +56,16 @@ def build_model(
         return _calm(config, corpus, autoencoder.eval()), records.read_autoencoder_report(run_dir)
     autoencoder, report = trained_autoencoder(config, corpus, home.cache, display=display)
     return _calm(config, corpus, autoencoder), report
+
+
+def use_cached_targets(model: LanguageModel, config: RunConfig, corpus: Corpus, home: Home) -> int:
+    """Let a CALM look its training targets up where ``train.cache_targets`` says so; returns the number of
+    distinct chunks, 0 without a table. Raises ConfigError where the table would not fit."""
+    if not (isinstance(model, Calm) and config.train.cache_targets):
+        return 0
+    table = cached_table(model.autoencoder, corpus.tokens["train"], home.cache)
+    model.targets = table
+    return len(table)
 
 
 def keep_autoencoder(model: LanguageModel, report: AutoencoderReport, run_dir: Path) -> None:

@@ -1,7 +1,7 @@
 """Plain functions as the models that BrierLM's estimators ask; every answer of theirs is checked.
 
-Letters: B windows, T tokens, K chunk size, S samples, V vocabulary, R branches; b contexts of t tokens in one
-call, m tokens of a branch's own.
+Letters: B windows, T tokens, K chunk size, S samples, V vocabulary, R branches of a window, r texts to continue;
+b contexts of t tokens in one call, m tokens of a branch's own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from workbench.language_model import (
     DistributionBranches,
     DistributionContext,
     DistributionModel,
+    KnownChunks,
     SampledBranches,
     SampledContext,
     SampledModel,
@@ -48,17 +49,18 @@ class SamplerModel(SampledModel):
     def draw(
         self,
         windows: Int[Tensor, "b t"],
-        lengths: Int[Tensor, "b r"],
-        own: Int[Tensor, "b r m"],
+        window: Int[Tensor, " r"],
+        lengths: Int[Tensor, " r"],
+        own: Int[Tensor, "r m"],
         num_samples: int,
         rng: torch.Generator,
-    ) -> Int[Tensor, "s b r k"]:
-        """(S, B, R, K) continuations of the texts of ``_contexts``."""
-        samples = lengths.new_empty(num_samples, *lengths.shape, self.chunk_size)
-        for contexts, rows, columns in _contexts(windows, lengths, own):
+    ) -> KnownChunks:
+        """(S, r, K) continuations of the texts of ``_contexts``."""
+        samples = lengths.new_empty(num_samples, len(lengths), self.chunk_size)
+        for contexts, rows in _contexts(windows, window, lengths, own):
             answer: object = self.sampler(contexts, num_samples, rng)
-            samples[:, rows, columns] = self._checked(answer, num_samples, contexts)
-        return samples
+            samples[:, rows] = self._checked(answer, num_samples, contexts)
+        return KnownChunks(samples)
 
     def _checked(self, answer: object, num_samples: int, contexts: Tensor) -> Tensor:
         wanted = (num_samples, len(contexts), self.chunk_size)
@@ -92,8 +94,10 @@ class _SampledTexts(SampledContext):
     def __init__(self, model: SamplerModel, windows: Tensor) -> None:
         self.model, self.windows = model, windows
 
-    def sample(self, index: Tensor, num_samples: int, *, rng: torch.Generator) -> Tensor:
-        return self.branch(index).sample(num_samples, rng=rng)
+    def sample(self, window: Tensor, index: Tensor, num_samples: int, *, rng: torch.Generator) -> KnownChunks:
+        lengths = (index + 1) * self.model.chunk_size
+        own = self.windows.new_empty(len(window), 0)
+        return self.model.draw(self.windows, window, lengths, own, num_samples, rng)
 
     def branch(self, index: Tensor) -> _SampledContinuations:
         return _SampledContinuations(self.model, self.windows, index)
@@ -107,11 +111,16 @@ class _SampledContinuations(SampledBranches):
         self.lengths = (index + 1) * model.chunk_size
         self.own = windows.new_empty(*index.shape, 0)
 
+    def keep(self, branch: Tensor) -> None:
+        self.lengths = self.lengths.gather(1, branch)
+        self.own = self.own.take_along_dim(branch.unsqueeze(-1), dim=1)
+
     def extend(self, chunks: Tensor) -> None:
         self.own = torch.cat([self.own, chunks], -1)
 
-    def sample(self, num_samples: int, *, rng: torch.Generator) -> Tensor:
-        return self.model.draw(self.windows, self.lengths, self.own, num_samples, rng)
+    def sample(self, window: Tensor, branch: Tensor, num_samples: int, *, rng: torch.Generator) -> KnownChunks:
+        lengths, own = self.lengths[window, branch], self.own[window, branch]
+        return self.model.draw(self.windows, window, lengths, own, num_samples, rng)
 
 
 class CallableDistribution(DistributionModel):
@@ -131,14 +140,15 @@ class CallableDistribution(DistributionModel):
         self, windows: Int[Tensor, "b t"], lengths: Int[Tensor, "b r"], own: Int[Tensor, "b r m"]
     ) -> Float[Tensor, "b r v"]:
         """(B, R, V) log probabilities after the texts of ``_contexts``."""
+        window = torch.arange(len(windows), device=windows.device).repeat_interleave(lengths.shape[1])
         result: Tensor | None = None
-        for contexts, rows, columns in _contexts(windows, lengths, own):
+        for contexts, rows in _contexts(windows, window, lengths.flatten(), own.flatten(0, 1)):
             answer = self._checked(self.function(contexts), contexts)
             if result is None:
-                result = answer.new_empty(*lengths.shape, answer.shape[-1])
-            result[rows, columns] = answer
+                result = answer.new_empty(lengths.numel(), answer.shape[-1])
+            result[rows] = answer
         assert result is not None, "no position"
-        return result
+        return result.view(*lengths.shape, -1)
 
     def _checked(self, answer: object, contexts: Tensor) -> Tensor:
         num, vocab = len(contexts), self._vocab_size
@@ -192,12 +202,12 @@ class _DistributionContinuations(DistributionBranches):
         return self.model.ask(self.windows, self.lengths, self.own)
 
 
-def _contexts(windows: Tensor, lengths: Tensor, own: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Texts of one length at a time, (b, t), with the rows and columns they belong to: the first ``lengths``
-    (B, R) tokens of each window (B, T), followed by tokens (B, R, m) of their own."""
+def _contexts(windows: Tensor, window: Tensor, lengths: Tensor, own: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Texts of one length at a time, (b, t), with their numbers among all r: the first ``lengths`` (r,) tokens of
+    the rows ``window`` (r,) of ``windows`` (B, T), followed by tokens (r, m) of their own."""
     for length in lengths.unique().tolist():
-        rows, columns = (lengths == length).nonzero(as_tuple=True)
-        yield torch.cat([windows[rows, :length], own[rows, columns]], -1), rows, columns
+        rows = (lengths == length).nonzero()[:, 0]
+        yield torch.cat([windows[window[rows], :length], own[rows]], -1), rows
 
 
 def is_integer(tensor: Tensor) -> bool:

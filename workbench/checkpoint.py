@@ -11,24 +11,25 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from workbench import files
 from workbench.errors import RunError
+from workbench.optimizers import Optimizer
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 
 
-def save(folder: Path, network: nn.Module, state: dict[str, Any], optimizer: torch.optim.Optimizer | None) -> None:
+def save(folder: Path, network: nn.Module, state: dict[str, Any], optimizer: Optimizer | None) -> None:
     """Write ``folder`` anew; without an optimizer only the weights (a finished run)."""
     files.writable_folder(folder.parent)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         save_weights(network, temporary / WEIGHTS)
         if optimizer is not None:
-            save_file(_optimizer_tensors(optimizer), temporary / OPTIMIZER)
+            tensors = {name: value.contiguous() for name, value in optimizer.tensors().items()}
+            save_file(tensors, temporary / OPTIMIZER)
         files.write_json(temporary / STATE, state)
         for path in temporary.iterdir():
             _to_disk(path)
@@ -62,7 +63,7 @@ def find(folder: Path) -> Path | None:
     return None
 
 
-def load(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
+def load(folder: Path, network: nn.Module, optimizer: Optimizer | None = None) -> dict[str, Any]:
     """Fill the network (and optimizer) in place; returns the state. Raises RunError where it does not fit."""
     load_weights(network, folder / WEIGHTS)
     if optimizer is not None:
@@ -87,23 +88,8 @@ def load_weights(network: nn.Module, path: Path) -> None:
         raise RunError(f"the weights {path} cannot be loaded: {error}") from None
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": torch.as_tensor(value).contiguous()
-        for index, entry in state.items()
-        for name, value in entry.items()
-    }
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
+def _load_optimizer(optimizer: Optimizer, path: Path) -> None:
     try:
-        tensors = load_file(path)
+        optimizer.load(load_file(path))
     except Exception as error:
         raise RunError(f"the optimizer state {path} cannot be loaded: {error}") from None
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
-    full = optimizer.state_dict()
-    optimizer.load_state_dict({"state": state, "param_groups": full["param_groups"]})

@@ -1,279 +1,62 @@
-"""The configuration of a run: frozen, nested, validated on construction. Imports no torch.
+"""The configuration of a run. Imports no torch.
 
 A ``RunConfig`` is the only input of a run. Fields that are ``None`` ("choose for me") are filled by
-``RunConfig.resolved()``; what is stored beside a run and hashed is the resolved configuration.
-Letters as in METHOD: K chunk size, D width, L latent dimension, N model samples, M target samples,
-S samples when evaluating, alpha, beta, lambda_KL, T block length.
+``RunConfig.resolved()``; what is stored beside a run and hashed is the resolved configuration. Its sections are in
+``workbench.sections``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
-Init = Literal["paper", "fan_in"]
+from workbench.sections import (
+    BYTE_VOCAB,
+    DEFAULT_BPE_VOCAB,
+    FAN_IN_BELOW_WIDTH,
+    AutoencoderConfig,
+    BackboneConfig,
+    BaselineConfig,
+    CalmConfig,
+    DataConfig,
+    EnergyHeadConfig,
+    EvalConfig,
+    HeadConfig,
+    Init,
+    ModelConfig,
+    OptimConfig,
+    RuntimeConfig,
+    Section,
+    TokenizerConfig,
+    TrainConfig,
+)
 
-BYTE_VOCAB = 258
-"""256 bytes, the id of padding and dropped tokens, the end of a document."""
-DEFAULT_BPE_VOCAB = 4096
-
-FAN_IN_BELOW_WIDTH = 512
-"""Widths below this are initialised by fan-in unless a configuration says otherwise: the published
-N(0, 0.02) suits widths of 1,024 and more (at 128-256 the head hardly depends on the hidden state)."""
-
-
-class Section(BaseModel):
-    """A frozen part of a configuration; unknown fields are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
-
-
-class TokenizerConfig(Section):
-    """``byte`` has 256 bytes and two special ids; ``bpe`` is trained on the training split."""
-
-    kind: Literal["byte", "bpe"] = "byte"
-    vocab_size: int | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.kind == "byte" and self.vocab_size not in (None, BYTE_VOCAB):
-            raise ValueError(
-                f"the byte tokenizer always has {BYTE_VOCAB} ids, {self.vocab_size} given; "
-                "leave vocab_size out or choose kind: bpe"
-            )
-        if self.kind == "bpe" and self.vocab_size is not None and self.vocab_size < 260:
-            raise ValueError(
-                f"a BPE vocabulary needs at least 260 ids (256 bytes, two special ids, merges), "
-                f"{self.vocab_size} given"
-            )
-        return self
-
-
-class DataConfig(Section):
-    """Which text, how it is cut into tokens and how documents are split."""
-
-    corpus: str = "shakespeare"
-    tokenizer: TokenizerConfig = TokenizerConfig()
-    validation_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.1
-    test_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.1
-    max_documents: Positive | None = None
-    """Use only the first so many documents (for tests and quick looks)."""
-
-
-class AutoencoderConfig(Section):
-    """Stage 1 (paper, section 2; METHOD section 1). The chunk size comes from the model."""
-
-    latent_dim: Positive = 32
-    width: Positive = 128
-    mlp_width: Positive | None = None
-    """SwiGLU width; default 2.5 x width, as 1280 for 512 in the paper."""
-    token_dropout: Probability = 0.15
-    latent_dropout: Probability = 0.15
-    kl_weight: Annotated[float, Field(ge=0.0)] = 0.001
-    """beta."""
-    kl_floor: Annotated[float, Field(ge=0.0)] = 0.5
-    """lambda_KL per latent dimension; 0 switches KL clipping off."""
-    init: Init | None = None
-    steps: Positive = 1000
-    batch_chunks: Positive = 512
-    lr: Annotated[float, Field(gt=0.0)] = 2e-3
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
-    decay_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
-    """Last part of the steps over which the rate falls linearly to 0; 0 is the published constant."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
-    clip: Annotated[float, Field(gt=0.0)] = 1.0
-    seed: int = 0
-    eval_chunks: Positive = 16384
-    """Held-out chunks for its evaluation."""
-
-
-class BackboneConfig(Section):
-    """A Llama-style causal Transformer (METHOD section 2)."""
-
-    width: Positive = 128
-    num_layers: Positive = 2
-    num_heads: Positive = 4
-    num_kv_heads: Positive | None = None
-    """Grouped-query attention: fewer key/value heads; default as many as num_heads."""
-    mlp_width: Positive | None = None
-    """SwiGLU width; default 8/3 x width, rounded up to a multiple of 32."""
-    rope_theta: Annotated[float, Field(gt=0.0)] = 10_000.0
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.width % self.num_heads:
-            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
-        if (self.width // self.num_heads) % 2:
-            raise ValueError(
-                f"width / num_heads = {self.width // self.num_heads} must be even for rotary positions"
-            )
-        if self.num_heads % (self.num_kv_heads or self.num_heads):
-            raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
-        return self
-
-
-class EnergyHeadConfig(Section):
-    """The single-step energy head (paper, section 3; METHOD section 3.1)."""
-
-    kind: Literal["energy"] = "energy"
-    num_blocks: Positive | None = None
-    """Residual blocks; default num_layers / 4 as published, but at least 2."""
-    noise_dim: Positive = 64
-    num_samples: Annotated[int, Field(ge=2)] = 8
-    """N: model samples per position in the loss."""
-    num_targets: Positive = 100
-    """M: posterior samples per position in the loss."""
-    alpha: float = 1.0
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not 0.0 < self.alpha < 2.0:
-            raise ValueError(
-                f"alpha must lie in (0, 2), {self.alpha} given: at 2 only the mean matters and the "
-                "energy score is no longer strictly proper; the published value is 1"
-            )
-        return self
-
-
-HeadConfig = EnergyHeadConfig
-"""Becomes a union over ``kind`` as heads are added."""
-
-
-class CalmConfig(Section):
-    """A CALM: predicts the latent vector of the next chunk of K tokens."""
-
-    kind: Literal["calm"] = "calm"
-    chunk_size: Positive = 4
-    """K."""
-    input_mode: Literal["tokens", "latent", "both"] = "tokens"
-    latent_feedback: Literal["reencoded", "predicted"] = "reencoded"
-    """In generation, for input modes with latents: re-encode the decoded tokens (posterior mean), or
-    feed the predicted vector back as it is."""
-    backbone: BackboneConfig = BackboneConfig()
-    head: HeadConfig = EnergyHeadConfig()
-    init: Init | None = None
-
-
-class BaselineConfig(Section):
-    """The token Transformer with the same backbone."""
-
-    kind: Literal["baseline"] = "baseline"
-    backbone: BackboneConfig = BackboneConfig()
-    init: Init | None = None
-
-
-ModelConfig = Annotated[CalmConfig | BaselineConfig, Field(discriminator="kind")]
-
-
-class OptimConfig(Section):
-    """AdamW; warm-up, constant rate, optional linear decay to 0.
-
-    The rule across sizes and K, used where ``lr`` or ``batch_positions`` is None: the rate is
-    ``base_lr * 128 / D`` (base_lr 1e-3 for CALM, 3e-3 for the token baseline) whatever K is, and a step
-    has 256 positions (vectors) for CALM and 2,048 (tokens) for the baseline, so a step of a CALM
-    covers 256 * K tokens.
-    """
-
-    lr: Annotated[float, Field(gt=0.0)] | None = None
-    batch_positions: Positive | None = None
-    betas: tuple[Probability, Probability] = (0.9, 0.95)
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
-    clip: Annotated[float, Field(gt=0.0)] = 1.0
-    warmup_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.03
-    decay_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """Last part of the budget over which the rate falls linearly to 0."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.warmup_fraction + self.decay_fraction > 1.0:
-            raise ValueError(
-                f"warmup_fraction {self.warmup_fraction} + decay_fraction {self.decay_fraction} "
-                "is more than the whole run"
-            )
-        return self
-
-
-class TrainConfig(Section):
-    """Exactly one budget: FLOPs as executed (workbench.flops), or tokens."""
-
-    train_flops: Annotated[float, Field(gt=0.0)] | None = None
-    train_tokens: Positive | None = None
-    block_len: Positive = 256
-    """T: tokens in a training block; blocks start at random token offsets."""
-    num_evaluations: Positive = 6
-    """At log-spaced points of compute; the last one at the end."""
-    first_evaluation: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05
-    """Part of the budget at which the first evaluation lies."""
-    checkpoint_every_seconds: Annotated[float, Field(gt=0.0)] = 30.0
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if (self.train_flops is None) == (self.train_tokens is None):
-            raise ValueError(
-                "give exactly one budget: train.train_flops (e.g. 1e12) or train.train_tokens (e.g. 2000000)"
-            )
-        return self
-
-
-class EvalConfig(Section):
-    """BrierLM's rules of a fair comparison (DESIGN rule 2).
-
-    The fingerprint holds everything that changes what is estimated or by which estimator: text, context,
-    grid, S. It does not hold how much of it is drawn (``num_windows``, ``target_se``, ``max_positions``) nor the
-    seed: windows are drawn in one fixed order, so the windows of a smaller evaluation are the first ones of a
-    larger one, and pairs are compared on those they share."""
-
-    split: Literal["validation", "test"] = "validation"
-    context_len: Positive = 256
-    """Tokens in an evaluation window; nothing outside it is seen. A window is one cluster of the
-    standard error unless there are 30 or more documents."""
-    min_context: Positive = 64
-    """Positions with less context than this are not scored."""
-    grid_stride: Positive = 8
-    """Tokens between scored positions; a multiple of every K that is to be compared."""
-    num_windows: Annotated[int, Field(ge=2)] = 96
-    num_samples: Annotated[int, Field(ge=2)] = 16
-    """S."""
-    target_se: Annotated[float, Field(gt=0.0)] | None = None
-    """Wished standard error of BrierLM. The last evaluation of a run (and ``calm evaluate``) then draws more
-    windows, and where the split has no more of them more rounds of samples, until it is reached."""
-    max_positions: Positive = 50_000
-    """Budget of ``target_se``: scored positions, every round counted."""
-    seed: int = 0
-    """Of the model's samples."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.min_context % self.grid_stride or self.context_len % self.grid_stride:
-            raise ValueError(
-                f"min_context {self.min_context} and context_len {self.context_len} must be multiples of "
-                f"grid_stride {self.grid_stride}"
-            )
-        if self.grid_stride < 4:
-            raise ValueError(f"grid_stride must be at least 4 (n-grams up to n = 4), {self.grid_stride} given")
-        if self.min_context + self.grid_stride > self.context_len:
-            raise ValueError(
-                f"no position has min_context {self.min_context} tokens before it in windows of "
-                f"{self.context_len} tokens"
-            )
-        return self
-
-
-class RuntimeConfig(Section):
-    """Where and how fast; ``auto`` is replaced by what was probed."""
-
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the language model's autocast regions; losses stay in float32."""
-    autoencoder_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """The same for the autoencoder's training; apart, so that models of all widths share one."""
-    threads: Positive | None = None
+__all__ = [
+    "BYTE_VOCAB",
+    "DEFAULT_BPE_VOCAB",
+    "FAN_IN_BELOW_WIDTH",
+    "AutoencoderConfig",
+    "BackboneConfig",
+    "BaselineConfig",
+    "CalmConfig",
+    "DataConfig",
+    "EnergyHeadConfig",
+    "EvalConfig",
+    "HeadConfig",
+    "Init",
+    "ModelConfig",
+    "OptimConfig",
+    "RunConfig",
+    "RuntimeConfig",
+    "Section",
+    "TokenizerConfig",
+    "TrainConfig",
+    "content_hash",
+]
 
 
 class RunConfig(Section):
@@ -345,8 +128,10 @@ class RunConfig(Section):
             "init": ae.init or ("fan_in" if ae.width < FAN_IN_BELOW_WIDTH else "paper"),
         }
         base_lr, positions = (1e-3, 256) if self.is_calm else (3e-3, 2048)
+        lr = self.optim.lr or base_lr * 128 / width
         optim_update = {
-            "lr": self.optim.lr or base_lr * 128 / width,
+            "lr": lr,
+            "matrix_lr": self.optim.matrix_lr or (lr if self.optim.kind == "muon" else None),
             "batch_positions": self.optim.batch_positions or positions,
         }
         runtime_update = {
@@ -357,14 +142,22 @@ class RunConfig(Section):
             else self.runtime.autoencoder_dtype,
             "threads": self.runtime.threads or threads,
         }
+        train_update = {"cache_targets": self._caches_targets()}
         return self.model_copy(
             update={
                 "model": self.model.model_copy(update=model_update),
+                "train": self.train.model_copy(update=train_update),
                 "autoencoder": ae.model_copy(update=ae_update),
                 "optim": self.optim.model_copy(update=optim_update),
                 "runtime": self.runtime.model_copy(update=runtime_update),
             }
         )
+
+    def _caches_targets(self) -> bool:
+        if not self.is_calm:
+            return False
+        few = self.chunk_size == 1 or (self.data.tokenizer.kind == "byte" and self.chunk_size <= 4)
+        return few if self.train.cache_targets is None else self.train.cache_targets
 
     @property
     def batch_sequences(self) -> int:

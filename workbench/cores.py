@@ -1,12 +1,36 @@
-"""How many cores this process may use. Imports no torch."""
+"""How many cores and how much memory this process may use. Imports no torch."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+"""Where a container's limits stand on Linux (version 2)."""
 
 
 def available_cores() -> int:
-    """Those the operating system allows this process, where it says so; otherwise all."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Those the operating system and the container allow this process, where they say so; otherwise all."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = _limit("cpu.max").partition(" ")
+    if quota.isdigit() and period.strip().isdigit():
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+def available_memory() -> int:
+    """Bytes that new processes can take without swapping."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    limit, used = _limit("memory.max"), _limit("memory.current")
+    if limit.isdigit() and used.isdigit():
+        free = min(free, max(0, int(limit) - int(used)))
+    return free
+
+
+def _limit(name: str) -> str:
+    try:
+        return (CGROUP / name).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""

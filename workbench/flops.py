@@ -5,8 +5,10 @@ code really does, with work shared between samples counted once and the frozen e
 included; budgets and frontiers use it. One multiply-add is 2 FLOPs.
 
 In ``executed``: every matrix product of forward and backward pass, attention over the full square of
-positions (a fused causal kernel may do half of that part). Out: element-wise work, norms, softmax,
-embedding look-ups, optimizer, evaluation, data. The autoencoder's own training is apart.
+positions (a fused causal kernel, or one by blocks, does half of that part), the optimizer's matrix products.
+Targets that are looked up (train.cache_targets) cost nothing in a step; making their table is recorded apart,
+beside the autoencoder's own training. Out: element-wise work, norms, softmax, embedding look-ups, the optimizer's
+element-wise part, evaluation, data.
 
 Letters: K chunk size, P positions of a block, D width, L latent dimension, V vocabulary, N, M samples.
 """
@@ -26,6 +28,9 @@ from workbench.config import (
     EnergyHeadConfig,
     RunConfig,
 )
+
+ORTHOGONAL_STEPS = 5
+"""Of Muon's iteration (``workbench.muon``)."""
 
 PAPER_CONTEXT = 2048
 """Positions of context in the published inference counts."""
@@ -118,6 +123,8 @@ def parameters(config: RunConfig, vocab: int) -> dict[str, int]:
         groups["compression"] = _compression_matrices(width, model.chunk_size) + 2 * width + width + 2 * width
     if model.input_mode != "tokens":
         groups["latent_input"] = latent * width + width
+    if model.auxiliary_weight:
+        groups["auxiliary"] = (width + 1) * model.chunk_size * vocab
     total = sum(groups.values())
     return {**groups, "total": total, "autoencoder": _autoencoder_parameters(config, vocab)}
 
@@ -182,36 +189,73 @@ def head_cost(head: EnergyHeadConfig, positions: float, width: int, latent_dim: 
 
 
 def energy_loss_cost(head: EnergyHeadConfig, positions: float, latent_dim: int) -> Cost:
-    """The two matrix products of the cheap energy loss; only the samples get a gradient."""
-    cross = 2.0 * positions * head.num_samples * latent_dim * head.num_targets
+    """The matrix products of the cheap energy loss; only the samples get a gradient. It is computed beside the
+    loss, but counts as backward."""
+    n = head.num_samples
+    cross = 2.0 * positions * n * latent_dim * head.num_targets
     spread = 2.0 * positions * latent_dim * head.num_targets
-    return Cost(cross + spread, cross)
+    between = 2.0 * positions * n * (n * (n - 1) // 2) * latent_dim
+    return Cost(cross + spread, cross + between)
+
+
+def inner_matrices(model: CalmConfig | BaselineConfig) -> list[tuple[int, int]]:
+    """Rows and columns of the maps inside the network, which Muon orthogonalises (``workbench.muon``)."""
+    backbone, width = model.backbone, model.backbone.width
+    inner = _mlp_width(backbone)
+    kv = (backbone.num_kv_heads or backbone.num_heads) * (width // backbone.num_heads)
+    square, layer = (width, width), [(kv, width)] * 2 + [(inner, width)] * 2 + [(width, inner)]
+    matrices = backbone.num_layers * [square, square, *layer]
+    if isinstance(model, BaselineConfig):
+        return matrices
+    if model.input_mode != "latent":
+        matrices += [*(model.chunk_size * [(2 * width, width)]), (width, 2 * width)]
+    assert model.head.num_blocks is not None, "resolve the configuration first"
+    return matrices + (2 + 6 * model.head.num_blocks) * [square]
+
+
+def muon_flops(model: CalmConfig | BaselineConfig) -> float:
+    """Of one update: three matrix products a step of the iteration."""
+    flops = 0.0
+    for rows, columns in inner_matrices(model):
+        short, long = min(rows, columns), max(rows, columns)
+        flops += ORTHOGONAL_STEPS * (4.0 * short * short * long + 2.0 * short**3)
+    return flops
 
 
 def train_step_costs(config: RunConfig, vocab: int) -> dict[str, Cost]:
     """Executed FLOPs of one training step, part by part."""
     model, width = config.model, config.model.backbone.width
     sequences = config.batch_sequences
+    optimizer = (
+        {"optimizer": Cost(0.0, muon_flops(config.model) / config.optim.matrix_every)}
+        if config.optim.kind == "muon"
+        else {}
+    )
     if isinstance(model, BaselineConfig):
         positions = config.train.block_len - 1
         return {
             "backbone": backbone_cost(model.backbone, sequences, positions),
             "output": _linear(sequences * positions, width, vocab),
+            **optimizer,
         }
     latent = config.autoencoder.latent_dim
     chunks = config.train.block_len // model.chunk_size
     positions = chunks - 1  # the last chunk of a block is only a target
     rows = sequences * positions
+    encoded = 0 if config.train.cache_targets else sequences * chunks
     costs = {
-        "encoder": encoder_cost(config, sequences * chunks, trained=False),
+        "encoder": encoder_cost(config, encoded, trained=False),
         "backbone": backbone_cost(model.backbone, sequences, positions),
         "head": head_cost(model.head, rows, width, latent, model.head.num_samples),
         "loss": energy_loss_cost(model.head, rows, latent),
+        **optimizer,
     }
     if model.input_mode != "latent":
         costs["compression"] = _linear(rows, model.chunk_size * width, 2 * width) + _linear(rows, 2 * width, width)
     if model.input_mode != "tokens":
         costs["latent_input"] = _linear(rows, latent, width, input_grad=False)
+    if model.auxiliary_weight:
+        costs["auxiliary"] = _linear(rows, width, model.chunk_size * vocab)
     return costs
 
 

@@ -1,7 +1,7 @@
 """What training, evaluation and sampling ask of a language model, CALM or token baseline.
 
 Letters: B sequences, T tokens, K chunk size, P = T / K chunks, D width, V vocabulary, S samples,
-n scored positions of a sequence, R branches of a sequence.
+n scored positions of a sequence, R branches of a sequence, r places where chunks are sampled.
 """
 
 from __future__ import annotations
@@ -35,16 +35,49 @@ class LanguageModel(abc.ABC):
         return next(self.network.parameters()).device
 
 
+class ChunkSamples(abc.ABC):
+    """S independent chunks at each of r places, known token by token: a chunk that differs from all that it is
+    compared with need not be decoded to its end."""
+
+    num_samples: int
+    """S."""
+    num_places: int
+    """r."""
+    device: torch.device
+
+    @abc.abstractmethod
+    def tokens(self, t: int, which: Int[Tensor, " m"]) -> Int[Tensor, " m"]:
+        """Token t of the chunks ``which``: sample s at place i has the number s * r + i."""
+
+
+class KnownChunks(ChunkSamples):
+    """Chunks whose tokens are all there: what a plain sampler returns."""
+
+    def __init__(self, chunks: Int[Tensor, "s r k"]) -> None:
+        self.num_samples, self.num_places = chunks.shape[:2]
+        self.device = chunks.device
+        self._chunks = chunks.flatten(0, 1)
+
+    def tokens(self, t: int, which: Int[Tensor, " m"]) -> Int[Tensor, " m"]:
+        return self._chunks[which, t]
+
+
 class SampledBranches(abc.ABC):
-    """Side branches of a sampled model, one chunk further each time."""
+    """Side branches of a sampled model, one chunk further each time: (B, R), R of every window."""
+
+    @abc.abstractmethod
+    def keep(self, branch: Int[Tensor, "b m"]) -> None:
+        """Go on with these branches of every window alone, in this order."""
 
     @abc.abstractmethod
     def extend(self, chunks: Int[Tensor, "b r k"]) -> None:
         """Append a chunk to every branch."""
 
     @abc.abstractmethod
-    def sample(self, num_samples: int, *, rng: torch.Generator) -> Int[Tensor, "s b r k"]:
-        """Independent next chunks of every branch."""
+    def sample(
+        self, window: Int[Tensor, " r"], branch: Int[Tensor, " r"], num_samples: int, *, rng: torch.Generator
+    ) -> ChunkSamples:
+        """Independent next chunks at r places: of branch ``branch[i]`` of window ``window[i]``."""
 
 
 class SampledContext(abc.ABC):
@@ -52,9 +85,10 @@ class SampledContext(abc.ABC):
 
     @abc.abstractmethod
     def sample(
-        self, index: Int[Tensor, "b n"], num_samples: int, *, rng: torch.Generator
-    ) -> Int[Tensor, "s b n k"]:
-        """Independent chunks that follow chunk ``index`` of the window (0 is the first)."""
+        self, window: Int[Tensor, " r"], index: Int[Tensor, " r"], num_samples: int, *, rng: torch.Generator
+    ) -> ChunkSamples:
+        """Independent chunks at r places: those that follow chunk ``index[i]`` (0 is the first) of window
+        ``window[i]``."""
 
     @abc.abstractmethod
     def branch(self, index: Int[Tensor, "b r"]) -> SampledBranches:
@@ -66,7 +100,7 @@ class SampledModel(abc.ABC):
 
     chunk_size: int
     row_elements: int = 1
-    """Floats that are alive for one sampled chunk: bounds how many positions are scored at a time."""
+    """Floats that are kept for one sampled chunk: bounds how many positions are scored at a time."""
 
     @abc.abstractmethod
     def read(self, windows: Int[Tensor, "b t"]) -> SampledContext: ...

@@ -1,10 +1,12 @@
 """CALM: a Transformer over chunks with a generative head (paper, sections 2 and 3; METHOD sections 2, 3).
 
 Letters: B sequences, T tokens, K chunk size, P chunks, D width, L latent dimension, V vocabulary,
-S samples, n positions, R branches.
+S samples, n positions, R branches, r places where chunks are sampled.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from workbench.backbone import Backbone, Branches, KVCache
 from workbench.config import CalmConfig
 from workbench.heads import build_head
 from workbench.language_model import (
+    ChunkSamples,
     LanguageModel,
     SampledBranches,
     SampledContext,
@@ -23,7 +26,9 @@ from workbench.language_model import (
     count_parameters,
     gather_positions,
 )
-from workbench.layers import LayerNorm, generator, initialise
+from workbench.layers import LayerNorm, generator, initialise, mark_blocks, mark_outermost, mark_zero
+from workbench.posterior import Posterior
+from workbench.slices import rows_at_once
 
 
 class ChunkCompression(nn.Module):
@@ -32,6 +37,7 @@ class ChunkCompression(nn.Module):
     def __init__(self, width: int, chunk_size: int) -> None:
         super().__init__()
         self.widen = nn.Linear(chunk_size * width, 2 * width)
+        mark_blocks(self.widen, columns=[width] * chunk_size)
         self.narrow = nn.Linear(2 * width, width)
         self.norm = LayerNorm(width)
 
@@ -56,8 +62,13 @@ class CalmNetwork(nn.Module):
             self.compression = ChunkCompression(width, config.chunk_size)
         if config.input_mode != "tokens":
             self.latent_input = nn.Linear(latent_dim, width)
+            mark_outermost(self.latent_input)
         self.backbone = Backbone(config.backbone)
         self.head = build_head(config.head, hidden_dim=width, latent_dim=latent_dim)
+        if config.auxiliary_weight:
+            self.auxiliary = nn.Linear(width, config.chunk_size * vocab_size)
+            mark_zero(self.auxiliary)
+            mark_outermost(self.auxiliary)
         initialise(self, config.init, rng=generator(seed, "init"))
 
     def embed(
@@ -93,10 +104,11 @@ class Calm(LanguageModel, SampledModel):
         assert autoencoder.chunk_size == network.config.chunk_size
         self.network = network
         self.autoencoder = autoencoder.requires_grad_(False)
+        self.targets: Callable[[Tensor], Posterior] = autoencoder.encode
+        """Posteriors of chunks (..., K) in training; a table of the training text's chunks may replace it."""
         self.chunk_size = network.config.chunk_size
-        ae, width = autoencoder.config.width, network.config.backbone.width
-        # the head's joined inputs and gates, or the decoder's logits and its expanded chunk
-        self.row_elements = max(6 * width, self.chunk_size * (autoencoder.vocab_size + 4 * ae))
+        # latent vectors and decoder's states, once in slices and once joined
+        self.row_elements = 2 * (autoencoder.config.latent_dim + autoencoder.config.width)
 
     @property
     def uses_latents(self) -> bool:
@@ -111,10 +123,17 @@ class Calm(LanguageModel, SampledModel):
         noise that generation will feed back."""
         chunks = self.chunks(tokens)
         with torch.no_grad():
-            posterior = self.autoencoder.encode(chunks)
+            posterior = self.targets(chunks)
         latents = posterior[:, :-1].sample(rng=rng) if self.uses_latents else None
-        hidden = self.network(chunks[:, :-1], latents)
-        return self.network.head.loss(hidden.flatten(0, 1), posterior[:, 1:].flatten(), rng=rng)
+        hidden = self.network(chunks[:, :-1], latents).flatten(0, 1)
+        loss = self.network.head.loss(hidden, posterior[:, 1:].flatten(), rng=rng)
+        weight = self.network.config.auxiliary_weight
+        return loss + weight * self._auxiliary_loss(hidden, chunks[:, 1:].flatten(0, 1)) if weight else loss
+
+    def _auxiliary_loss(self, hidden: Float[Tensor, "n d"], chunks: Int[Tensor, "n k"]) -> Float[Tensor, " n"]:
+        """Cross-entropy of each chunk's tokens in nats, every token guessed by itself."""
+        logits = self.network.auxiliary(hidden).float().unflatten(-1, (self.chunk_size, -1))
+        return F.cross_entropy(logits.flatten(0, 1), chunks.flatten(), reduction="none").view(chunks.shape).sum(1)
 
     @torch.no_grad()
     def held_out_loss(
@@ -144,6 +163,14 @@ class Calm(LanguageModel, SampledModel):
         latents = latents.view(num_samples, *hidden.shape[:-1], -1)
         return self.autoencoder.decode(latents), latents
 
+    def draw(self, hidden: Float[Tensor, "r d"], num_samples: int, *, rng: torch.Generator) -> ChunkSamples:
+        """``sample_chunks`` with tokens decoded on demand, and in slices: each hidden state's samples depend on
+        the slice only through their random numbers."""
+        head, width = self.network.head, 4 * hidden.shape[-1]  # of the head's joined inputs and gates
+        parts = hidden.split(max(1, rows_at_once(width, hidden.device) // num_samples))
+        latents = [head.sample(part, num_samples=num_samples, rng=rng) for part in parts]
+        return LatentChunks(self.autoencoder, torch.cat(latents, dim=1))
+
     def feedback(self, chunks: Int[Tensor, "*batch k"]) -> Float[Tensor, "*batch l"] | None:
         """The latent input of known tokens: their posterior mean; None in input mode ``tokens``."""
         return self.autoencoder.encode(chunks).mean if self.uses_latents else None
@@ -155,12 +182,27 @@ class Calm(LanguageModel, SampledModel):
     def parameter_groups(self) -> dict[str, int]:
         network = self.network
         groups = {"backbone": count_parameters(network.backbone), "head": count_parameters(network.head)}
-        for name in ("embedding", "compression", "latent_input"):
+        for name in ("embedding", "compression", "latent_input", "auxiliary"):
             if hasattr(network, name):
                 groups[name] = count_parameters(getattr(network, name))
         groups["total"] = count_parameters(network)
         groups["autoencoder"] = count_parameters(self.autoencoder)
         return groups
+
+
+class LatentChunks(ChunkSamples):
+    """Chunks of drawn latent vectors (S, r, L), decoded as far as they are asked for."""
+
+    def __init__(self, autoencoder: Autoencoder, latents: Float[Tensor, "s r l"]) -> None:
+        self.num_samples, self.num_places = latents.shape[:2]
+        self.device = latents.device
+        self._autoencoder = autoencoder
+        parts = latents.flatten(0, 1).split(autoencoder.rows_at_once())
+        self._states = torch.cat([autoencoder.states(part) for part in parts])
+
+    @torch.no_grad()
+    def tokens(self, t: int, which: Int[Tensor, " m"]) -> Int[Tensor, " m"]:
+        return self._autoencoder.decode_token_at(t, self._states, which)
 
 
 class CalmContext(SampledContext):
@@ -174,8 +216,8 @@ class CalmContext(SampledContext):
         self.hidden = calm.network(chunks, calm.feedback(chunks), self.cache)
 
     @torch.no_grad()
-    def sample(self, index: Tensor, num_samples: int, *, rng: torch.Generator) -> Tensor:
-        return self.calm.sample_chunks(gather_positions(self.hidden, index), num_samples, rng=rng)[0]
+    def sample(self, window: Tensor, index: Tensor, num_samples: int, *, rng: torch.Generator) -> ChunkSamples:
+        return self.calm.draw(self.hidden[window, index], num_samples, rng=rng)
 
     def branch(self, index: Tensor) -> CalmBranches:
         return CalmBranches(self.calm, Branches(self.cache, index))
@@ -187,12 +229,17 @@ class CalmBranches(SampledBranches):
         self.branches = branches
         self.hidden: Tensor | None = None
 
+    def keep(self, branch: Tensor) -> None:
+        self.branches.keep(branch)
+        if self.hidden is not None:
+            self.hidden = gather_positions(self.hidden, branch)
+
     @torch.no_grad()
     def extend(self, chunks: Tensor) -> None:
         network = self.calm.network
         self.hidden = network.backbone.branch(network.embed(chunks, self.calm.feedback(chunks)), self.branches)
 
     @torch.no_grad()
-    def sample(self, num_samples: int, *, rng: torch.Generator) -> Tensor:
+    def sample(self, window: Tensor, branch: Tensor, num_samples: int, *, rng: torch.Generator) -> ChunkSamples:
         assert self.hidden is not None, "extend the branches first"
-        return self.calm.sample_chunks(self.hidden, num_samples, rng=rng)[0]
+        return self.calm.draw(self.hidden[window, branch], num_samples, rng=rng)

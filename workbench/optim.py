@@ -1,29 +1,67 @@
-"""AdamW, the learning-rate schedule (warm-up, constant, optional linear decay to 0), mixed precision."""
+"""Building optimizers; the learning rate (warm-up, constant, optional linear decay to 0); mixed precision."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import torch
 from torch import nn
 
+from workbench.config import OptimConfig
+from workbench.muon import Muon, matrices_of
+from workbench.optimizers import AdamW, Optimizer, Together
 from workbench.records import Phase
 
 
+def build_optimizer(module: nn.Module, config: OptimConfig, *, dtype: str) -> Optimizer:
+    """AdamW for everything, or Muon for the maps inside the network and AdamW for the rest. ``config`` must be
+    resolved; ``dtype``: of the autocast regions, in which Muon's iteration runs too."""
+    assert config.lr is not None, "resolve the configuration first"
+    matrices = matrices_of(module) if config.kind == "muon" else []
+    rest = build_adamw(
+        module,
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        leave_out={id(weight) for weight, _ in matrices},
+    )
+    if not matrices:
+        return rest
+    assert config.matrix_lr is not None, "resolve the configuration first"
+    muon = Muon(
+        matrices,
+        lr=config.matrix_lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        every=config.matrix_every,
+        dtype=torch.bfloat16 if dtype == "bfloat16" else torch.float32,
+    )
+    return Together([muon, rest])
+
+
 def build_adamw(
-    module: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float
-) -> torch.optim.AdamW:
-    """Weight decay acts on matrices (embeddings included), not on biases and norms."""
-    matrices = [p for p in module.parameters() if p.requires_grad and p.ndim >= 2]
-    vectors = [p for p in module.parameters() if p.requires_grad and p.ndim < 2]
+    module: nn.Module,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    leave_out: Collection[int] = (),
+) -> AdamW:
+    """Weight decay acts on matrices (embeddings included), not on biases and norms. ``leave_out``: ids of
+    parameters of another optimizer."""
+    trained = [p for p in module.parameters() if p.requires_grad and id(p) not in leave_out]
+    matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
     groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": matrices, "lr": lr, "betas": betas, "weight_decay": weight_decay},
+        {"params": vectors, "lr": lr, "betas": betas, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+    return AdamW(groups)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+def scale_rates(optimizer: Optimizer, factor: float) -> None:
+    """Every group's rate is that with which the optimizer was built, times ``factor``."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = factor * group.setdefault("full_lr", group["lr"])
 
 
 def rate_factor(step: int, num_steps: int, *, warmup_steps: int, decay_steps: int) -> float:

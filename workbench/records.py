@@ -16,6 +16,7 @@ Imports no torch.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,8 @@ from workbench import files
 from workbench.errors import RunError
 
 Status = Literal["running", "completed", "pruned", "failed", "not_finite", "interrupted"]
+FINISHED: tuple[Status, ...] = ("completed", "pruned", "not_finite")
+"""Ended for good: such a run is never taken up again."""
 Phase = Literal["warmup", "constant", "decaying", "decayed"]
 """Where on its schedule the rate was at an evaluation. Frontier points are compared only within
 ``constant`` or within ``decayed`` (DESIGN rule 5)."""
@@ -284,15 +287,16 @@ def read_autoencoder_report(run_dir: Path | str) -> AutoencoderReport | None:
 
 def find_runs(root: Path | str) -> list[Path]:
     """All run folders under ``root``, oldest first. Copies of records among MLflow's artifacts, and what
-    lies in hidden folders, are no runs."""
-    root = Path(root)
-
-    def is_run(path: Path) -> bool:
-        parts = path.relative_to(root).parts
-        return not any(part == "mlartifacts" or part.startswith(".") for part in parts)
+    lies in hidden folders, are no runs; what lies in a run folder is not looked at."""
+    found = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name != "mlartifacts" and not name.startswith(".")]
+        if RECORD in names:
+            found.append(Path(folder))
+            subfolders.clear()
 
     def age(run_dir: Path) -> float:
         config = run_dir / CONFIG
         return (config if config.exists() else run_dir / RECORD).stat().st_mtime
 
-    return sorted((path.parent for path in root.rglob(RECORD) if is_run(path)), key=age)
+    return sorted(found, key=age)

@@ -17,7 +17,7 @@ import torch
 
 from workbench import diagnostics, files, flops, machine, records, run_plots
 from workbench.bottleneck import bottleneck
-from workbench.build import Inputs, build_model, keep_autoencoder, prepare_inputs
+from workbench.build import Inputs, build_model, keep_autoencoder, prepare_inputs, use_cached_targets
 from workbench.config import CalmConfig, RunConfig
 from workbench.data import Corpus
 from workbench.errors import RunError
@@ -28,7 +28,7 @@ from workbench.optim import phase_after
 from workbench.pairs import PairedDifference, against_floor
 from workbench.positions import FLOORS, POSITIONS, read_floors, read_positions, write_floors, write_positions
 from workbench.progress import Display, NoDisplay
-from workbench.records import Evaluation, RunRecord, Status, TrainPoint
+from workbench.records import FINISHED, Evaluation, RunRecord, Status, TrainPoint
 from workbench.saved_runs import require_same_text
 from workbench.schedule import Plan
 from workbench.train import NotFiniteError, Trainer
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from workbench.tracking import Tracker
 
 log = logging.getLogger(__name__)
-
-FINISHED: tuple[Status, ...] = ("completed", "pruned", "not_finite")
 
 
 class StopRun(Exception):
@@ -167,6 +165,10 @@ class _Run:
         if report is not None:
             keep_autoencoder(model, report, self.run_dir)
             self.record.diagnostics = diagnostics.diagnose_autoencoder(report)
+        num_chunks = use_cached_targets(model, self.config, corpus, self.home)
+        if num_chunks:
+            table = flops.encoder_cost(self.config, num_chunks, trained=False)
+            self.record.compute["target_table_flops"] = table.total
         self.record.parameters = model.parameter_groups()
         self.write()
         self.deliver()
@@ -308,9 +310,9 @@ class _Run:
         self.record.status = status
         self.record.reason = reason
         self.record.finished = _now()
-        self.write()
         if status in FINISHED:
-            self.draw()
+            self.draw()  # before the record says so: who mirrors finished runs finds them whole
+        self.write()
         self.deliver(final=True)
         return self.record
 

@@ -63,8 +63,9 @@ def score_sampler(
     which the scored n-grams start, multiples of k with at least k tokens before and four tokens (in whole chunks)
     after; by default every ``stride`` tokens from ``min_context`` on, as in a run's evaluation.
     ``clusters``: (W,) windows with the same number (say, of one document) are one unit of the standard error; by
-    default each window is one. ``batch_size``: windows at a time, and so contexts in a call; about W / batch_size
-    * n * (2 J - 1) calls. ``progress`` is told how many windows are done.
+    default each window is one. ``batch_size``: windows at a time, and so contexts in a call; at most
+    W / batch_size * n * (2 J - 1) calls, fewer where no sample is right and no two agree. ``progress`` is told how
+    many windows are done.
 
     Raises DataError for windows or positions that cannot be scored, and where the sampler does not keep
     to this: another shape, type or device, or samples that are all the same.

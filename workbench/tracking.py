@@ -17,7 +17,7 @@ from workbench.home import Home
 from workbench.records import MlflowLink
 from workbench.tracking_schema import SINGLE, read_cursor, without_password
 
-__all__ = ["SINGLE", "NullTracker", "Outcome", "Tracker", "link", "open_tracker"]
+__all__ = ["SINGLE", "Followed", "NullTracker", "Outcome", "Tracker", "link", "open_tracker"]
 
 SCHEMES = ("sqlite", "postgresql", "mysql", "http", "https")
 
@@ -83,6 +83,10 @@ class NullTracker(Tracker):
 
     def close(self) -> None:
         return None
+
+
+class Followed(NullTracker):
+    """Given to a run that another process mirrors (a study's launcher): the run only notes where it is shown."""
 
 
 def open_tracker(uri: str | None, *, experiment: str = SINGLE, home: Home) -> Tracker:

@@ -23,7 +23,7 @@ from workbench.config import RunConfig
 from workbench.data import Corpus, training_blocks
 from workbench.language_model import LanguageModel
 from workbench.layers import generator
-from workbench.optim import autocast, build_adamw, rate_factor, set_rate
+from workbench.optim import autocast, build_optimizer, rate_factor, scale_rates
 from workbench.progress import Display
 from workbench.records import Evaluation, TrainPoint
 from workbench.schedule import Plan
@@ -52,9 +52,7 @@ class Trainer:
         self.model, self.config, self.plan, self.corpus = model, config, plan, corpus
         self.folder = folder
         """Of the checkpoint."""
-        self.optimizer = build_adamw(
-            model.network, lr=1.0, betas=config.optim.betas, weight_decay=config.optim.weight_decay
-        )
+        self.optimizer = build_optimizer(model.network, config.optim, dtype=config.runtime.dtype)
         self.position = Position()
         self.consistent = True
         """Weights, optimizer and position belong to the same step, whose evaluation, if any, is done."""
@@ -130,12 +128,11 @@ class Trainer:
         """One optimizer step; returns the mean loss and the gradient's norm before clipping."""
         config, plan = self.config, self.plan
         factor = rate_factor(step, plan.num_steps, warmup_steps=plan.warmup_steps, decay_steps=plan.decay_steps)
-        assert config.optim.lr is not None
-        set_rate(self.optimizer, config.optim.lr * factor)
+        scale_rates(self.optimizer, factor)
         rng = generator(config.seed, "train", step, device=config.runtime.device)
         with autocast(config.runtime.device, config.runtime.dtype):
             loss = self.model.training_loss(tokens, rng=rng).mean()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.network.zero_grad(set_to_none=True)
         loss.backward()
         grad_norm = nn.utils.clip_grad_norm_(self.model.network.parameters(), config.optim.clip)
         self.consistent = False
@@ -169,7 +166,7 @@ class Trainer:
             train_flops=position.step * plan.flops_per_step,
             loss=position.loss_sum / position.num_summed,
             grad_norm=position.grad_norm,
-            lr=self.optimizer.param_groups[0]["lr"],
+            lr=self.optimizer.param_groups[-1]["lr"],
             tokens_per_second=tokens / max(position.train_seconds, 1e-9),
             seconds=position.train_seconds,
         )

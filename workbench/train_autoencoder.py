@@ -19,7 +19,7 @@ from workbench.autoencoder import Autoencoder
 from workbench.config import RunConfig, content_hash
 from workbench.data import Corpus, training_blocks
 from workbench.layers import generator
-from workbench.optim import autocast, build_adamw, rate_factor, set_rate
+from workbench.optim import autocast, build_adamw, rate_factor, scale_rates
 from workbench.progress import Display, NoDisplay
 from workbench.records import AutoencoderReport, NoisePoint
 from workbench.train import NotFiniteError
@@ -95,11 +95,11 @@ def train_autoencoder(
         data_rng = np.random.default_rng([settings.seed, step])
         blocks = training_blocks(corpus.tokens["train"], settings.batch_chunks, config.chunk_size, data_rng)
         factor = rate_factor(step, settings.steps, warmup_steps=settings.warmup_steps, decay_steps=decay_steps)
-        set_rate(optimizer, settings.lr * factor)
+        scale_rates(optimizer, factor)
         rng = generator(settings.seed, "autoencoder", step, device=device)
         with autocast(device, config.runtime.autoencoder_dtype):
             loss = network.loss(torch.from_numpy(blocks).to(device), rng=rng)
-        optimizer.zero_grad(set_to_none=True)
+        network.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
         optimizer.step()

@@ -17,8 +17,10 @@ import torch
 
 from tests.suites.tiny_runs import leftovers, tiny_config, traces, without_times, write_text
 from workbench import checkpoint, files, records
+from workbench.config import RunConfig
 from workbench.errors import RunError
 from workbench.home import Home
+from workbench.optimizers import Optimizer, Together
 from workbench.positions import read_positions
 from workbench.records import Evaluation
 from workbench.runner import execute
@@ -136,8 +138,11 @@ def _interrupted_step(*_: Any) -> Any:
     raise KeyboardInterrupt
 
 
-def resume_and_compare(whole: Path, run_dir: Path, home: Home) -> None:
-    config, _ = tiny_config(whole)
+def resume_and_compare(
+    whole: Path, run_dir: Path, home: Home, *, overrides: dict[str, Any] | None = None, like: str = "whole"
+) -> None:
+    """``like``: the run that nothing disturbed."""
+    config, _ = tiny_config(whole, overrides)
     assert records.read_record(run_dir).status == "interrupted"
     assert leftovers(run_dir) == []
     with pytest.MonkeyPatch.context() as patch:  # interrupted again at once: what was evaluated is not forgotten
@@ -148,7 +153,7 @@ def resume_and_compare(whole: Path, run_dir: Path, home: Home) -> None:
             assert records.read_record(run_dir).final == records.read_evaluations(run_dir)[-1]
     record = execute(config, run_dir, home=home)
     assert record.status == "completed"
-    assert traces(run_dir) == traces(whole / "runs" / "whole")
+    assert traces(run_dir) == traces(whole / "runs" / like)
     steps = [p.step for p in records.read_train_points(run_dir)]
     assert steps == sorted(set(steps))
 
@@ -165,33 +170,13 @@ class TestInterruption:
         resume_and_compare(whole, run_dir, home)
 
     @pytest.mark.parametrize("place", ["before", "during", "after"])
-    def test_at_any_moment_of_a_step(self, whole: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_at_any_moment_of_a_step(self, whole: Path, place: str) -> None:
         """Also between the update of one group of weights and the next, or before the position is counted."""
         config, home = tiny_config(whole)
         run_dir = home.root / f"{place}-step"
-        step = torch.optim.AdamW.step
-        count = 0
-
-        def interrupted(self: torch.optim.AdamW, closure: Any = None) -> Any:
-            nonlocal count
-            count += 1
-            if count != 11:
-                return step(self)
-            if place == "during":
-                groups, self.param_groups = self.param_groups, self.param_groups[:1]
-                step(self)
-                self.param_groups = groups
-            elif place == "after":
-                step(self)
-            raise KeyboardInterrupt
-
-        # a checkpoint lies at the first evaluation, step 7
-        with monkeypatch.context() as patch:
-            patch.setattr("workbench.train.Trainer._step", _patched_step(interrupted, place))
-            with pytest.raises(KeyboardInterrupt):
-                execute(config, run_dir, home=home)
+        interrupt_step(config, run_dir, home, place)
         kept = files.read_json(run_dir / "checkpoint" / "state.json")["step"]
-        assert kept == (10 if place == "before" else 7)
+        assert kept == (10 if place == "before" else 7)  # a checkpoint lies at the first evaluation, step 7
         resume_and_compare(whole, run_dir, home)
 
     @pytest.mark.parametrize("call", [1, 2, 3])
@@ -259,17 +244,82 @@ class TestInterruption:
         resume_and_compare(whole, run_dir, home)
 
 
-def _patched_step(optimizer_step: Any, place: str) -> Any:
+def interrupt_step(config: RunConfig, run_dir: Path, home: Home, place: str) -> None:
+    """Start the run; interrupt its eleventh step before it begins, halfway through the update, or just after."""
     real = Trainer._step
 
     def step(self: Trainer, tokens: torch.Tensor, number: int) -> Any:
-        if place == "before" and number == 10:
+        if number != 10:
+            return real(self, tokens, number)
+        if place == "before":
             raise KeyboardInterrupt
-        if place != "before":
-            self.optimizer.step = optimizer_step.__get__(self.optimizer)  # type: ignore[method-assign]
+        self.optimizer = Interrupting(self.optimizer, place)
         return real(self, tokens, number)
 
-    return step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_step", step)
+        with pytest.raises(KeyboardInterrupt):
+            execute(config, run_dir, home=home)
+
+
+class Interrupting(Optimizer):
+    """Updates with another one: its first part (AdamW's first group, Muon's matrices), or all; then interrupts."""
+
+    def __init__(self, real: Optimizer, place: str) -> None:
+        self.real, self.place, self.param_groups = real, place, real.param_groups
+
+    @property
+    def state(self) -> list[dict[str, torch.Tensor]]:
+        return self.real.state
+
+    def step(self) -> None:
+        if self.place == "after":
+            self.real.step()
+        elif isinstance(self.real, Together):
+            self.real.parts[0].step()
+        else:
+            self.real.param_groups = self.real.param_groups[:1]
+            self.real.step()
+        raise KeyboardInterrupt
+
+
+MUON = {"optim.kind": "muon", "optim.decay_fraction": 0.5}
+THIRD = {**MUON, "optim.matrix_every": 3}
+ENCODED = {"train.cache_targets": False}
+
+
+class TestInterruptionOfOtherKinds:
+    """Muon, and Muon that moves its matrices in every third step only (the tenth is none); targets encoded in
+    every step. Targets from a table, and AdamW, are the kind above."""
+
+    @pytest.fixture(params=[MUON, THIRD, ENCODED], ids=["muon", "muon-every-third", "encoded"])
+    def overrides(self, request: pytest.FixtureRequest, whole: Path) -> dict[str, Any]:
+        overrides: dict[str, Any] = request.param
+        config, home = tiny_config(whole, overrides)
+        execute(config, home.root / config.hash(), home=home)
+        return overrides
+
+    def test_the_kind_above_looks_its_targets_up(self, whole: Path) -> None:
+        config, home = tiny_config(whole)
+        assert (config.optim.kind, config.train.cache_targets) == ("adamw", True)
+        assert any((home.cache / "posteriors").iterdir())
+
+    @pytest.mark.parametrize("place", ["before", "during", "after"])
+    def test_at_any_moment_of_a_step(self, whole: Path, overrides: dict[str, Any], place: str) -> None:
+        config, home = tiny_config(whole, overrides)
+        run_dir = home.root / f"{config.hash()}-{place}"
+        interrupt_step(config, run_dir, home, place)
+        kept = files.read_json(run_dir / "checkpoint" / "state.json")["step"]
+        assert kept == (10 if place == "before" else 7)
+        resume_and_compare(whole, run_dir, home, overrides=overrides, like=config.hash())
+
+    def test_a_table_that_is_gone_is_made_again(self, whole: Path) -> None:
+        config, home = tiny_config(whole)
+        run_dir = home.root / "without-table"
+        interrupt_step(config, run_dir, home, "before")
+        shutil.rmtree(home.cache / "posteriors")
+        resume_and_compare(whole, run_dir, home)
+        assert any((home.cache / "posteriors").iterdir())
 
 
 SCRIPT = """

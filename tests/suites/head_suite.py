@@ -42,7 +42,7 @@ def two_modes(condition: Tensor, generator: torch.Generator) -> Posterior:
 class HeadSuite:
     """Contract of ``workbench.heads.base.Head``."""
 
-    steps = 900
+    steps = 1600
     lr = 5e-3
     batch = 128
 

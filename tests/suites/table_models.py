@@ -21,6 +21,7 @@ from workbench.language_model import (
     DistributionBranches,
     DistributionContext,
     DistributionModel,
+    KnownChunks,
     SampledBranches,
     SampledContext,
     SampledModel,
@@ -115,8 +116,8 @@ class TableContext(SampledContext):
         k = model.chunk_size
         self.states = model.law.read(windows)[:, k - 1 :: k]  # (B, P) after each chunk
 
-    def sample(self, index: Tensor, num_samples: int, *, rng: torch.Generator) -> Tensor:
-        return self.model.draw(self.states.gather(1, index), num_samples, rng)
+    def sample(self, window: Tensor, index: Tensor, num_samples: int, *, rng: torch.Generator) -> KnownChunks:
+        return KnownChunks(self.model.draw(self.states[window, index], num_samples, rng))
 
     def branch(self, index: Tensor) -> TableBranches:
         return TableBranches(self, index)
@@ -128,13 +129,16 @@ class TableBranches(SampledBranches):
         self.state = context.states.gather(1, index)
         self.depth = 0
 
+    def keep(self, branch: Tensor) -> None:
+        self.index, self.state = self.index.gather(1, branch), self.state.gather(1, branch)
+
     def extend(self, chunks: Tensor) -> None:
         for token in chunks.unbind(-1):
             self.state = self.context.model.law.follow(self.state, token)
         self.depth += 1
 
-    def sample(self, num_samples: int, *, rng: torch.Generator) -> Tensor:
-        return self.context.model.draw(self.state, num_samples, rng)
+    def sample(self, window: Tensor, branch: Tensor, num_samples: int, *, rng: torch.Generator) -> KnownChunks:
+        return KnownChunks(self.context.model.draw(self.state[window, branch], num_samples, rng))
 
 
 class TableDistribution(DistributionModel):

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from studies.show import DryRun
     from studies.spec import StudySpec
+    from studies.staffing import Staffing
 
 Home = Annotated[str, typer.Option("--home", envvar="CALM_HOME", help="Folder of runs and caches.")]
 Name = Annotated[str, typer.Argument(help="A study, or the name of a launch (STUDY-PRESET unless --name said).")]
@@ -29,11 +30,30 @@ Execute = Annotated[
     typer.Option("--execute", help="module:function that runs a configuration (custom runners).", hidden=True),
 ]
 
+Workers = Annotated[
+    str, typer.Option("--workers", help="Processes; auto tries which number trains most in all on this machine.")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Of each worker; left out, the cores are shared out.")
+]
+
 study_app = typer.Typer(no_args_is_help=True, help="Studies: many runs that answer one question.")
 
 
 def register(app: typer.Typer) -> None:
     app.add_typer(study_app, name="study")
+
+
+def _number_of_workers(text: str) -> int | None:
+    """None for ``auto``. Raises StudyError for what is no number; ``studies.staffing`` checks its size."""
+    from workbench.errors import StudyError
+
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise StudyError(f"--workers wants a number or auto, {text!r} given") from None
 
 
 def _console() -> Console:
@@ -65,7 +85,8 @@ def list_studies(home: Home = "runs") -> None:
 def show(
     name: Name,
     preset: Annotated[str, typer.Option("--preset", help="quick, cpu, ...")] = "quick",
-    workers: Annotated[int, typer.Option("--workers", min=1)] = 2,
+    workers: Workers = "auto",
+    threads: Threads = None,
     trials: Annotated[int | None, typer.Option("--trials", min=1)] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", min=1)] = None,
     sets: Sets = None,
@@ -77,6 +98,7 @@ def show(
     from studies import find_studies
     from studies.show import dry_run
     from studies.spec import freeze, suggestion
+    from studies.staffing import planned_staffing
     from workbench.config_file import parse_assignments
     from workbench.errors import StudyError
     from workbench.home import Home as HomePaths
@@ -85,11 +107,12 @@ def show(
     if name not in known:
         raise StudyError(f"there is no study {name!r}; {suggestion(name, known)}")
     spec = freeze(known[name], preset, trials=trials, seeds=seeds, overrides=parse_assignments(sets or []))
-    plan = dry_run(spec, HomePaths(Path(home).resolve()), workers)
-    _print_dry_run(_console(), spec, plan, workers)
+    place = HomePaths(Path(home).resolve())
+    staffing = planned_staffing(spec, place, workers=_number_of_workers(workers), threads=threads)
+    _print_dry_run(_console(), spec, dry_run(spec, place, staffing.split), staffing)
 
 
-def _print_dry_run(console: Console, spec: StudySpec, plan: DryRun, workers: int) -> None:
+def _print_dry_run(console: Console, spec: StudySpec, plan: DryRun, staffing: Staffing) -> None:
     from rich.table import Table
 
     from studies.display import duration
@@ -119,7 +142,7 @@ def _print_dry_run(console: Console, spec: StudySpec, plan: DryRun, workers: int
         count = "one per trial" if plan.num_autoencoders is None else f"at most {plan.num_autoencoders}"
         console.print(f"autoencoders: {count}, about {duration(plan.autoencoder_seconds)} each", soft_wrap=True)
     console.print(
-        f"about {duration(plan.total_seconds)} on {workers} worker(s) without evaluations ({plan.speed_from})",
+        f"about {duration(plan.total_seconds)} without evaluations ({plan.speed_from}) on {staffing.words()}",
         soft_wrap=True,
     )
 
@@ -159,7 +182,8 @@ def run(
     launch: Annotated[
         str | None, typer.Option("--name", help="Name of a new launch; default STUDY-PRESET.")
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", help="Processes; the cores are divided.")] = 2,
+    workers: Workers = "auto",
+    threads: Threads = None,
     trials: Annotated[
         int | None, typer.Option("--trials", help="Trials of a search that are to complete.")
     ] = None,
@@ -190,7 +214,8 @@ def run(
         overrides=parse_assignments(sets or []),
         storage=storage,
         tracking_uri=tracking_uri,
-        workers=workers,
+        workers=_number_of_workers(workers),
+        threads=threads,
         execute=execute or DEFAULT_RUNNER,
     )
     console = _console()
@@ -236,11 +261,10 @@ def status(name: Name, storage: Storage = None, home: Home = "runs") -> None:
     from workbench.home import open_home
 
     launch = find_launch(open_home(home), name, storage)
-    state = snapshot(launch)
-    workers = max(1, len({str(row.worker) for row in state.of_state("running")}))
+    state = snapshot(launch, workers=None)
     console = _console()
     console.print(f"[bold]{launch.name}[/bold] ({launch.folder})", soft_wrap=True)
-    for line in status_lines(snapshot(launch, workers)):
+    for line in status_lines(state):
         console.print(line, markup=False, soft_wrap=True)
     message = launch.search.user_attrs.get("abort")
     if message:

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from workbench.config import EnergyHeadConfig
-from workbench.energy_score import energy_loss
+from workbench.energy_score import Distance, PowerDistance, QuadricDistance, energy_loss
 from workbench.heads.base import Head
-from workbench.layers import LayerNorm, mark_residual_output, mark_zero
+from workbench.layers import LayerNorm, gated, mark_blocks, mark_outermost, mark_residual_output, mark_zero
 from workbench.posterior import Posterior
 
 
@@ -27,6 +27,8 @@ class EnergyBlock(nn.Module):
         self.join = nn.Linear(2 * width, width)
         self.middle = nn.Linear(width, width)
         self.gate_up = nn.Linear(width, 2 * width)
+        mark_blocks(self.join, columns=(width, width))
+        mark_blocks(self.gate_up, rows=(width, width))
         self.down = nn.Linear(width, width)
         mark_residual_output(self.down, num_outputs=num_blocks)
 
@@ -36,9 +38,15 @@ class EnergyBlock(nn.Module):
         from_noise = F.linear(self.norm(e), self.join.weight[:, :width])
         from_hidden = F.linear(y, self.join.weight[:, width:], self.join.bias)
         x = F.silu(self.middle(F.silu(from_noise + from_hidden)))
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        out: Tensor = e + self.down(F.silu(gate) * up)
+        out: Tensor = e + self.down(gated(self.gate_up, x))
         return out
+
+
+def distance_of(config: EnergyHeadConfig, latent_dim: int) -> Distance:
+    """The distance whose score the head is trained by."""
+    if config.distance == "power":
+        return PowerDistance(config.alpha)
+    return QuadricDistance(config.quadric_scale * latent_dim**0.5, config.quadric_gamma)
 
 
 class EnergyHead(Head):
@@ -48,8 +56,10 @@ class EnergyHead(Head):
         super().__init__()
         assert config.num_blocks is not None, "resolve the configuration first"
         self.config = config
+        self.distance = distance_of(config, latent_dim)
         width = hidden_dim
         self.embed_noise = nn.Linear(config.noise_dim, width)
+        mark_outermost(self.embed_noise)
         self.noise_norm = LayerNorm(width)
         self.embed_hidden = nn.Linear(width, width)
         self.hidden_norm = LayerNorm(width)
@@ -58,6 +68,7 @@ class EnergyHead(Head):
         self.output = nn.Linear(width, width)
         self.to_latent = nn.Linear(width, latent_dim)
         mark_zero(self.to_latent)
+        mark_outermost(self.to_latent)
 
     def map(self, noise: Float[Tensor, "s n z"], hidden: Float[Tensor, "n d"]) -> Float[Tensor, "s n l"]:
         """The deterministic map from noise and hidden state to a latent vector, float32."""
@@ -79,7 +90,7 @@ class EnergyHead(Head):
         """Negative energy score from N samples of the head and M of the posterior."""
         samples = self.map(self.noise(self.config.num_samples, hidden, rng), hidden)
         eps = torch.randn((self.config.num_targets, target.mean.shape[-1]), generator=rng, device=hidden.device)
-        return energy_loss(samples, target.float(), eps, alpha=self.config.alpha)
+        return energy_loss(samples, target.float(), eps, distance=self.distance)
 
     def sample(
         self, hidden: Float[Tensor, "n d"], *, num_samples: int, rng: torch.Generator

@@ -9,6 +9,7 @@ from rich.console import Console
 from studies import progress
 from studies.display import Display, duration, final_table, line, live_view, progress_text, status_lines
 from studies.show import dry_run
+from studies.staffing import Split
 from tests.suites.cells_only import CELLS
 from tests.suites.run_folders import make_run_folder
 from tests.suites.study_launch import create, steps, tiny_spec
@@ -159,20 +160,20 @@ def test_the_summary_without_a_search(tmp_path):
 
 def test_the_dry_run_of_cells_only(tmp_path):
     """The time of the cells alone, once for each seed, shared by the workers."""
-    shown = dry_run(tiny_spec(**CELLS), open_home(tmp_path), workers=2)
+    shown = dry_run(tiny_spec(**CELLS), open_home(tmp_path), Split(2, 1))
     assert [r.label for r in shown.rows] == ["small", "large"]
     assert all(r.cost["kind"] == "baseline" for r in shown.rows)
     assert (shown.num_autoencoders, shown.autoencoder_seconds) == (0, 0.0)
     assert shown.total_seconds == pytest.approx(sum(r.seconds for r in shown.rows) / 2)
     assert "from a few steps of the first cell" in shown.speed_from
     make_run_folder(tmp_path / "single" / "done")  # speeds of finished runs are used: equal in both calls below
-    once, twice = (dry_run(tiny_spec(**CELLS, seeds=n), open_home(tmp_path), workers=1) for n in (1, 2))
+    once, twice = (dry_run(tiny_spec(**CELLS, seeds=n), open_home(tmp_path), Split(1, 1)) for n in (1, 2))
     assert twice.total_seconds == pytest.approx(2 * once.total_seconds)
 
 
 def test_the_dry_run_costs_every_chunk_size_and_baseline(tmp_path):
     spec = tiny_spec()
-    shown = dry_run(spec, open_home(tmp_path), workers=2)
+    shown = dry_run(spec, open_home(tmp_path), Split(2, 1))
     assert [r.label for r in shown.rows] == ["chunk_size=1", "chunk_size=2", "chunk_size=4", "small", "large"]
     assert all(r.cost["train_flops"] == pytest.approx(1e11, rel=0.05) for r in shown.rows)
     assert shown.num_autoencoders == 18
@@ -180,4 +181,4 @@ def test_the_dry_run_costs_every_chunk_size_and_baseline(tmp_path):
     assert shown.total_seconds > 0
     assert [p.name for p in tmp_path.iterdir()] == [".cache"], "only the remembered probe of the machine"
     continuous = tiny_spec(space={"autoencoder.kl_floor": {"low": 0.0, "high": 1.0}})
-    assert dry_run(continuous, open_home(tmp_path), workers=1).num_autoencoders is None
+    assert dry_run(continuous, open_home(tmp_path), Split(1, 1)).num_autoencoders is None

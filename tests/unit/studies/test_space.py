@@ -3,7 +3,17 @@
 import pytest
 from optuna.trial import FixedTrial
 
-from studies.space import baseline_config, check_config, distinct_inputs, next_seeds, suggest, with_seed
+from studies import find_studies
+from studies.space import (
+    baseline_config,
+    check_config,
+    distinct_inputs,
+    next_seeds,
+    setting_config,
+    suggest,
+    with_seed,
+)
+from studies.spec import freeze
 from tests.suites.cells_only import CELLS
 from tests.suites.study_launch import tiny_spec
 
@@ -107,3 +117,11 @@ def test_seed_and_threads_are_set_without_touching_the_rest():
 )
 def test_a_setting_seen_before_gets_the_next_seeds(num, used, seeds):
     assert next_seeds(num, used) == seeds
+
+
+@pytest.mark.parametrize("preset", ["quick", "cpu"])
+def test_the_first_trials_of_several_workers_need_different_autoencoders(preset):
+    """None of them waits while another trains the one autoencoder that all need."""
+    spec = freeze(find_studies()["joint"], preset)
+    configs = [setting_config(spec, setting) for setting in spec.start[:3]]
+    assert len({(c.chunk_size, c.autoencoder) for c in configs}) == 3

@@ -104,9 +104,35 @@ def test_decoding_in_parts_changes_nothing_and_holds_few_logits(monkeypatch: pyt
         return logits
 
     monkeypatch.setattr(Autoencoder, "logits", spy)
-    monkeypatch.setattr("workbench.autoencoder.DECODE_AT_ONCE", 7 * 4 * VOCAB)
+    monkeypatch.setattr(Autoencoder, "rows_at_once", lambda self: 30)  # positions: seven chunks of four
     assert torch.equal(network.decode(latents), whole)
     assert sizes == [7 * 4 * VOCAB] * 4 + [2 * 4 * VOCAB]
+
+
+@pytest.mark.parametrize("at_once", [3, 1000])
+def test_positions_decoded_one_by_one_are_those_of_the_whole_chunk(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches the expanding matrix cut at a wrong row, its bias left out, and slices put together wrongly."""
+    network, latents = autoencoder(), 3 * torch.randn(40, 6, generator=rng())
+    with torch.no_grad():
+        network.expand.bias.normal_(generator=rng(1))
+    whole = network.decode(latents)
+    assert all(len(column.unique()) > 2 for column in whole.T), "positions must differ"
+    monkeypatch.setattr(Autoencoder, "rows_at_once", lambda self: at_once)
+    which = torch.tensor([5, 0, 39, 5, 17, 2, 30])
+    for t in range(4):
+        assert torch.equal(network.decode_token_at(t, network.states(latents), which), whole[which, t])
+        assert network.decode_token_at(t, network.states(latents), which[:0]).shape == (0,)
+
+
+def test_rows_at_once_fit_into_a_cache_and_are_not_too_few() -> None:
+    """Whatever the vocabulary: catches one that makes slices of a row or two, or logits without a bound."""
+    config = small_config()
+    sizes = {vocab: build_autoencoder(config, vocab).rows_at_once() for vocab in (100, 5000, 200_000)}
+    inner = config.autoencoder.mlp_width
+    assert inner is not None
+    assert sizes == {100: 2**20 // max(100, 2 * inner), 5000: 2**20 // 5000, 200_000: 64}
 
 
 def test_loss_without_dropouts_is_the_formula() -> None:

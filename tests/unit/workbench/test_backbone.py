@@ -91,6 +91,26 @@ def test_branches_equal_sequences_of_their_own(num_kv_heads: int) -> None:
     assert cache.length == 9
 
 
+@pytest.mark.parametrize("num_kv_heads", KV_HEADS)
+@pytest.mark.parametrize("steps_before", [0, 1, 2])
+def test_kept_branches_go_on_as_if_the_others_had_never_been(num_kv_heads: int, steps_before: int) -> None:
+    """In another order and one of them twice. Catches starts, keys or values of another branch."""
+    backbone, x = build(num_kv_heads), inputs(2, 9, 32)
+    start, kept = torch.tensor([[0, 3, 8, 3], [5, 5, 1, 7]]), torch.tensor([[3, 0, 0], [2, 3, 1]])
+    own = inputs(3, 2, 4, 32, seed=2)
+    chosen = own.take_along_dim(kept[None, ..., None], dim=2)
+    with torch.no_grad():
+        cache = KVCache()
+        backbone(x, cache)
+        some, few = Branches(cache, start), Branches(cache, start.gather(1, kept))
+        for step in own[:steps_before]:
+            backbone.branch(step, some)
+        some.keep(kept)
+        expected = [backbone.branch(step, few) for step in chosen]
+        for step, hidden in zip(chosen[steps_before:], expected[steps_before:], strict=True):
+            torch.testing.assert_close(backbone.branch(step, some), hidden)
+
+
 def test_branches_leave_the_cache_as_it_was() -> None:
     backbone, x = build(), inputs(1, 9, 32)
     with torch.no_grad():

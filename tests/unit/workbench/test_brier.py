@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.suites.small import decoded
 from tests.suites.table_models import (
     Floats,
     OneNoiseSampler,
@@ -93,7 +94,7 @@ class TestSampled:
     def test_continuing_any_sample_instead_of_an_agreeing_one_is_noticed(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(brier, "_draw_agreeing", lambda samples, agree, rng: samples[0])
+        monkeypatch.setattr(brier, "_draw_agreeing", lambda seen, rng: seen.tokens[0].clamp_min(0))
         assert sampled_p_value(TableSampler(random_law(3), 1), num_samples=6, repeats=4000) < CAUGHT
 
     def test_continuing_agreeing_chunks_with_equal_chances_is_noticed(
@@ -101,11 +102,11 @@ class TestSampled:
     ) -> None:
         """A chunk sampled c times must be continued in proportion to c (c - 1)."""
 
-        def equal_chances(samples: Tensor, agree: Tensor, rng: torch.Generator) -> Tensor:
-            count = (samples[:, None] == samples[None]).all(-1).sum(1)  # (S, B, n)
+        def equal_chances(seen: brier._Compared, rng: torch.Generator) -> Tensor:
+            count = seen.others + 1  # (S, r)
             tickets = torch.rand(count.shape, generator=rng) ** count  # the largest of c is uniform again
             chosen = torch.where(count > 1, tickets, -1.0).argmax(0)
-            return samples.gather(0, chosen[None, ..., None].expand(1, -1, -1, samples.shape[-1]))[0]
+            return seen.tokens[chosen, torch.arange(len(chosen))].clamp_min(0)
 
         monkeypatch.setattr(brier, "_draw_agreeing", equal_chances)
         assert sampled_p_value(TableSampler(random_law(3), 1), num_samples=12, repeats=3000) < CAUGHT
@@ -127,8 +128,10 @@ class TestSampled:
         windows, positions = likely_windows(model.law, 24, num=300), torch.tensor([8, 12])
         values = sampled_brier(model, windows, positions, num_samples=2, rng=torch.Generator().manual_seed(3))
         context = model.read(windows)
-        index = (positions // 4 - 1).expand(len(windows), -1)
-        first, second = context.sample(index, 2, rng=torch.Generator().manual_seed(3))
+        window = torch.arange(len(windows)).repeat_interleave(len(positions))
+        index = (positions // 4 - 1).repeat(len(windows))
+        samples = context.sample(window, index, 2, rng=torch.Generator().manual_seed(3))
+        first, second = decoded(samples, 4).unflatten(1, (len(windows), -1))
         for n in range(1, 5):
             truth = torch.stack([windows[:, p : p + n] for p in positions.tolist()], 1)
             hits = [

@@ -7,17 +7,18 @@ token), so that what remains different is the arithmetic alone.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from tests.suites.small import build_baseline, build_calm, small_config
+from tests.suites.small import build_baseline, build_calm, small_config, with_chunks_of
 from workbench import brier
 from workbench.baseline import TokenBaseline
 from workbench.brier import NUM_ORDERS, distribution_brier, sampled_brier, text_log_probs
+from workbench.language_model import ChunkSamples
 from workbench.model import Calm
 
 VOCAB, SAMPLES = 4, 6
@@ -32,7 +33,8 @@ def calm(
     chunk_size: int, input_mode: Literal["tokens", "latent", "both"], monkeypatch: pytest.MonkeyPatch
 ) -> Calm:
     """Sample s has the same noise wherever it is drawn."""
-    model = build_calm(small_config(chunk_size=chunk_size, input_mode=input_mode), vocab_size=VOCAB, seed=1)
+    config = with_chunks_of(chunk_size, small_config(input_mode=input_mode))
+    model = build_calm(config, vocab_size=VOCAB, seed=1)
     with torch.no_grad():  # decode to more than one chunk
         model.autoencoder.expand.weight *= 3
         model.network.head.to_latent.weight *= 4
@@ -43,14 +45,13 @@ def calm(
     return model
 
 
-def first_agreeing(samples: Tensor, agree: Tensor, rng: torch.Generator) -> Tensor:
-    owner = torch.triu_indices(len(samples), len(samples), offset=1)[0]
-    chosen = owner[agree.int().argmax(0)]
-    return samples.gather(0, chosen[None, ..., None].expand(1, -1, -1, samples.shape[-1]))[0]
+def first_agreeing(seen: brier._Compared, rng: torch.Generator) -> Tensor:
+    chosen = (seen.others > 0).int().argmax(0)
+    return seen.tokens[chosen, torch.arange(len(chosen))].clamp_min(0)
 
 
 @torch.no_grad()
-def by_itself(model: Calm, text: Tensor, position: int) -> Tensor:
+def by_itself(model: Calm, text: Tensor, position: int, num_samples: int) -> Tensor:
     """(O,) of one position: every context is read anew, nothing is cached, nothing is batched."""
     k, rng = model.chunk_size, torch.Generator()
     num_chunks = math.ceil(NUM_ORDERS / k)
@@ -58,7 +59,7 @@ def by_itself(model: Calm, text: Tensor, position: int) -> Tensor:
     def draw(before: Tensor) -> Tensor:  # (S, K)
         chunks = model.chunks(before[None])
         hidden = model.network(chunks, model.feedback(chunks))[:, -1]
-        return model.sample_chunks(hidden, SAMPLES, rng=rng)[0][:, 0]
+        return model.sample_chunks(hidden, num_samples, rng=rng)[0][:, 0]
 
     accuracy, match = [], 1.0
     for j in range(num_chunks):
@@ -69,7 +70,7 @@ def by_itself(model: Calm, text: Tensor, position: int) -> Tensor:
     collision, weight, before = [], 1.0, text[:position]
     for _ in range(num_chunks):
         samples = draw(before)
-        pairs = [(a, b) for a in range(SAMPLES) for b in range(a + 1, SAMPLES)]
+        pairs = [(a, b) for a in range(num_samples) for b in range(a + 1, num_samples)]
         agree = torch.stack([(samples[a] == samples[b]).cumprod(-1) for a, b in pairs])  # (pairs, K)
         share = agree.double().mean(0)
         collision += [weight * float(c) for c in share]
@@ -80,15 +81,20 @@ def by_itself(model: Calm, text: Tensor, position: int) -> Tensor:
 
 @pytest.mark.parametrize(
     ("chunk_size", "input_mode"),
-    [(1, "tokens"), (2, "tokens"), (2, "latent"), (1, "both"), (4, "tokens"), (8, "both")],
+    [(1, "tokens"), (2, "tokens"), (2, "latent"), (1, "both"), (3, "tokens"), (4, "tokens"), (8, "both")],
 )
 def test_a_calm_in_one_pass_equals_each_position_by_itself(
-    chunk_size: int, input_mode: Literal["tokens", "latent", "both"], monkeypatch: pytest.MonkeyPatch
+    chunk_size: int,
+    input_mode: Literal["tokens", "latent", "both"],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Branches that saw true chunks at their own positions, or wrong rotary positions, would differ."""
-    model, text = calm(chunk_size, input_mode, monkeypatch), windows()
-    together = sampled_brier(model, text, POSITIONS, num_samples=SAMPLES, rng=torch.Generator())
-    alone = torch.stack([torch.stack([by_itself(model, row, int(p)) for p in POSITIONS]) for row in text])
+    """``by_itself`` samples and decodes everything. Branches that saw true chunks at their own positions, wrong
+    rotary positions, and anything left out that changes an estimate would differ."""
+    length = 42 if chunk_size == 3 else 40
+    model, text = calm(chunk_size, input_mode, monkeypatch), windows(num=4, length=length)
+    positions = POSITIONS + POSITIONS // 8 if chunk_size == 3 else POSITIONS
+    together = sampled_brier(model, text, positions, num_samples=SAMPLES, rng=torch.Generator())
+    alone = torch.stack([torch.stack([by_itself(model, row, int(p), SAMPLES) for p in positions]) for row in text])
     assert alone[..., 1:].abs().max() > 0.05, "there must be something to compare beyond the first order"
     np.testing.assert_allclose(together.numpy(), alone.numpy(), atol=1e-5)
 
@@ -119,15 +125,14 @@ def test_slices_bound_what_the_head_is_asked_for_at_a_time(
         return draw(hidden, num_samples=num_samples, rng=rng)
 
     monkeypatch.setattr(model.network.head, "sample", counted)
-    per_position = len(text) * SAMPLES * math.ceil(NUM_ORDERS / chunk_size)
+    per_position = len(text) * SAMPLES
     sampled_brier(
         model, text, POSITIONS, num_samples=SAMPLES, rng=torch.Generator(),
-        max_elements=2 * per_position * model.row_elements,
+        max_elements=2 * len(text) * (SAMPLES * model.row_elements + SAMPLES**2 + 4 * SAMPLES),
     )  # fmt: skip
     assert max(rows) == 2 * per_position
-    assert sum(rows) == len(POSITIONS) * (
-        per_position + len(text) * SAMPLES * (math.ceil(NUM_ORDERS / chunk_size) - 1)
-    )
+    least = len(POSITIONS) * per_position  # the first chunk of every position
+    assert sum(rows) == least if chunk_size == 4 else least < sum(rows) <= 7 * least
 
 
 def test_many_samples_make_slices_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,14 +140,18 @@ def test_many_samples_make_slices_smaller(monkeypatch: pytest.MonkeyPatch) -> No
     model, text = calm(1, "tokens", monkeypatch), windows()
     model.row_elements = 1
     sizes: list[int] = []
-    pairs = brier._agreeing_pairs
-    monkeypatch.setattr(brier, "_agreeing_pairs", lambda samples: sizes.append(samples.shape[2]) or pairs(samples))
+    compare = brier._compare
+
+    def counted(samples: ChunkSamples, *rest: Any, **options: Any) -> brier._Compared:
+        sizes.append(samples.num_places)
+        return compare(samples, *rest, **options)
+
+    monkeypatch.setattr(brier, "_compare", counted)
     fixed = torch.rand(64, 1, 10, generator=torch.Generator().manual_seed(2)) - 0.5
     monkeypatch.setattr(model.network.head, "noise", lambda num, hidden, rng: fixed.expand(-1, len(hidden), -1))
-    sampled_brier(
-        model, text, POSITIONS, num_samples=64, rng=torch.Generator(), max_elements=2 * 3 * 3 * 64 * 63 // 2
-    )
-    assert max(sizes) == 2
+    most = 2 * 3 * (64 + 64**2 + 4 * 64)
+    sampled_brier(model, text, POSITIONS, num_samples=64, rng=torch.Generator(), max_elements=most)
+    assert max(sizes) == 2 * 3
 
 
 def test_the_window_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.suites.small import build_baseline, build_calm, small_config
+from tests.suites.small import build_baseline, build_calm, small_config, with_chunks_of
 from tests.suites.table_models import Floats, surprise
 from workbench.brier import distribution_brier, sampled_brier
 from workbench.heads.base import Head
@@ -49,7 +49,7 @@ class DiscreteHead(Head):
 
 
 def discrete_calm(chunk_size: int, input_mode: InputMode) -> Calm:
-    config = small_config(chunk_size=chunk_size, input_mode=input_mode)
+    config = with_chunks_of(chunk_size, small_config(input_mode=input_mode))
     calm = build_calm(config, vocab_size=VOCAB, seed=1)
     calm.network.head = DiscreteHead(32, config.autoencoder.latent_dim)
     with torch.no_grad():  # an untrained decoder says hardly more than one chunk
@@ -95,15 +95,16 @@ def _brier(grams: dict[tuple[int, ...], float], truth: tuple[int, ...]) -> float
 
 @pytest.mark.parametrize(
     ("chunk_size", "input_mode"),
-    [(1, "tokens"), (2, "tokens"), (2, "latent"), (2, "both"), (4, "tokens"), (8, "tokens")],
+    [(1, "tokens"), (2, "tokens"), (2, "latent"), (2, "both"), (3, "tokens"), (4, "tokens"), (8, "tokens")],
 )
-def test_calm_is_scored_as_enumeration_says(chunk_size: int, input_mode: InputMode) -> None:
+@pytest.mark.parametrize("num_samples", [2, 6])
+def test_calm_is_scored_as_enumeration_says(chunk_size: int, input_mode: InputMode, num_samples: int) -> None:
     calm = discrete_calm(chunk_size, input_mode)
-    windows, positions = texts(2, 24), torch.tensor([8, 16])
+    windows, positions = texts(2, 24), torch.tensor([6, 12] if chunk_size == 3 else [8, 16])
     exact = np.concatenate([[calm_brier(calm, w, int(p)) for p in positions] for w in windows])
     assert exact.std() > 0.02, "the positions' scores must differ"
     rng = torch.Generator().manual_seed(0)
-    values = sampled_brier(calm, windows.repeat(REPEATS, 1), positions, num_samples=6, rng=rng)
+    values = sampled_brier(calm, windows.repeat(REPEATS, 1), positions, num_samples=num_samples, rng=rng)
     assert surprise(values.unflatten(0, (REPEATS, 2)).flatten(1, 2), exact) > ORDINARY
 
 

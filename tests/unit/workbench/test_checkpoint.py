@@ -12,9 +12,10 @@ from torch import nn
 from workbench import checkpoint
 from workbench.errors import OutputError, RunError
 from workbench.optim import build_adamw
+from workbench.optimizers import AdamW, Optimizer
 
 
-def trained(seed: int = 0, steps: int = 3) -> tuple[nn.Module, torch.optim.AdamW]:
+def trained(seed: int = 0, steps: int = 3) -> tuple[nn.Module, AdamW]:
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 2))
     optimizer = build_adamw(network, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
@@ -22,10 +23,10 @@ def trained(seed: int = 0, steps: int = 3) -> tuple[nn.Module, torch.optim.AdamW
     return network, optimizer
 
 
-def train(network: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+def train(network: nn.Module, optimizer: Optimizer, steps: int) -> None:
     for step in range(steps):
         x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
-        optimizer.zero_grad()
+        network.zero_grad()
         network(x).square().mean().backward()
         optimizer.step()
 

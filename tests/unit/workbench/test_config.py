@@ -160,7 +160,9 @@ class TestOverrides:
 
 
 OPEN = {"name", "data.max_documents", "data.tokenizer.vocab_size", "train.train_flops", "eval.target_se"}
-"""What may stay None: no name, all documents, the tokenizer's own size, the budget not chosen, no wished error."""
+OPEN |= {"optim.matrix_lr"}
+"""What may stay None: no name, all documents, the tokenizer's own size, the budget not chosen, no wished error, no
+rate of their own for matrices that AdamW moves like the rest."""
 
 
 class TestResolved:
@@ -182,6 +184,9 @@ class TestResolved:
             ({"model.backbone.width": 128}, {"model.init": "fan_in", "model.backbone.mlp_width": 352}),
             ({"model.backbone.width": 512}, {"model.init": "paper", "optim.lr": 2.5e-4}),
             ({"model.kind": "baseline"}, {"optim.lr": 3e-3, "optim.batch_positions": 2048}),
+            ({"optim.kind": "muon"}, {"optim.lr": 1e-3, "optim.matrix_lr": 1e-3}),
+            ({"optim.kind": "muon", "optim.matrix_lr": 0.02}, {"optim.lr": 1e-3, "optim.matrix_lr": 0.02}),
+            ({"optim.lr": 0.01}, {"optim.lr": 0.01, "optim.matrix_lr": None}),
             ({"model.chunk_size": 8}, {"optim.lr": 1e-3, "optim.batch_positions": 256}),
             ({"model.backbone.num_layers": 16}, {"model.head.num_blocks": 4}),
             ({"model.backbone.num_layers": 2}, {"model.head.num_blocks": 2}),

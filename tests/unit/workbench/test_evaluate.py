@@ -144,7 +144,7 @@ class TestToTarget:
         optimizer = build_adamw(model.network, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
         for step in range(60):
             blocks = training_blocks(tiny_corpus.tokens["train"], 16, 32, np.random.default_rng(step))
-            optimizer.zero_grad()
+            model.network.zero_grad()
             model.training_loss(torch.from_numpy(blocks), rng=torch.Generator()).mean().backward()
             optimizer.step()
         return model
@@ -205,7 +205,7 @@ class TestContextUse:
         for step in range(60):
             blocks = training_blocks(tiny_corpus.tokens["train"], 16, 32, np.random.default_rng(step))
             rng = torch.Generator().manual_seed(step)
-            optimizer.zero_grad()
+            model.network.zero_grad()
             model.training_loss(torch.from_numpy(blocks), rng=rng).mean().backward()
             optimizer.step()
         rules = RULES.model_copy(update={"num_windows": 36})

@@ -17,7 +17,7 @@ from tests.suites.small import VOCAB, build_autoencoder, build_baseline, build_c
 from workbench import flops
 from workbench.backbone import KVCache
 from workbench.config import RunConfig
-from workbench.energy_score import energy_loss
+from workbench.energy_score import PowerDistance, energy_loss
 from workbench.sampling import generate
 
 LLAMA3_VOCAB = 128_256
@@ -91,6 +91,7 @@ CALMS: dict[str, dict[str, Any]] = {
     "grouped queries": {"backbone": {"num_kv_heads": 2}},
     "latent": {"input_mode": "latent"},
     "both": {"input_mode": "both"},
+    "auxiliary": {"auxiliary_weight": 0.5},
     "predicted": {"input_mode": "both", "latent_feedback": "predicted"},
     "other sizes": {"backbone": {"num_layers": 3, "mlp_width": 80}, "head": {"num_blocks": 3, "num_samples": 5}},
 }
@@ -123,11 +124,13 @@ def test_every_part_of_a_training_step_executes_what_is_counted(fields: dict[str
         "encoder": counted(lambda: model.autoencoder.encode(chunks)),
         "backbone": counted_step(lambda: network.backbone(x)),
         "head": counted_step(lambda: head.map(noise, x.flatten(0, 1))),
-        "loss": counted_step(lambda: energy_loss(samples, target, eps)),
+        "loss": counted_step(lambda: energy_loss(samples, target, eps, distance=PowerDistance())),
     }
     if hasattr(network, "compression"):
         embedded = network.embedding(inputs)
         real["compression"] = counted_step(lambda: network.compression(embedded))
+    if hasattr(network, "auxiliary"):
+        real["auxiliary"] = counted_step(lambda: network.auxiliary(x))
     if hasattr(network, "latent_input"):
         latents = posterior[:, :-1].mean
         real["latent_input"] = counted_step(lambda: network.latent_input(latents))

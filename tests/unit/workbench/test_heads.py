@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from tests.suites.head_suite import HIDDEN, LATENT, HeadSuite, perturbed, posterior, random
 from tests.suites.small import rng
 from workbench.config import BackboneConfig, CalmConfig, EnergyHeadConfig, RunConfig
-from workbench.energy_score import plain_energy_loss
+from workbench.energy_score import PowerDistance, plain_energy_loss
 from workbench.flops import parameters
 from workbench.heads import HEADS, build_head
 from workbench.heads.base import Head
@@ -84,7 +84,7 @@ def test_the_loss_is_the_energy_score_of_n_samples_and_m_targets(alpha: float) -
     hidden, target, generator = random(7, HIDDEN), posterior(7), rng()
     samples = head.map(torch.rand((3, 7, 64), generator=generator) - 0.5, hidden)
     eps = torch.randn((6, LATENT), generator=generator)
-    expected = plain_energy_loss(samples, target.mean + target.std * eps[:, None], alpha=alpha)
+    expected = plain_energy_loss(samples, target.mean + target.std * eps[:, None], distance=PowerDistance(alpha))
     torch.testing.assert_close(head.loss(hidden, target, rng=rng()), expected, rtol=1e-4, atol=1e-5)
 
 

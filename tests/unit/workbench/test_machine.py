@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from workbench import machine
+from workbench import cores, machine
 from workbench.config import RunConfig
 from workbench.config_file import build_config
 from workbench.errors import ConfigError
@@ -70,3 +70,18 @@ def test_environment() -> None:
     assert found["threads"] == 2
     assert found["cpu"]
     assert set(machine.code_state()) == {"git_commit", "git_diff_hash"}
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("200000 100000", 2), ("50000 100000", 1), ("max 100000", 8)])
+def test_a_containers_limits_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, expected: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(cores, "CGROUP", tmp_path)
+    assert cores.available_cores() == 8
+    (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    assert cores.available_cores() == expected
+    free = cores.available_memory()
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    assert free > 2_000_000 == cores.available_memory()

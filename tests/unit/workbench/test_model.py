@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.suites.small import VOCAB, build_calm, rng, small_config, tokens
+from tests.suites.small import VOCAB, build_calm, decoded, rng, small_config, tokens
 from workbench import flops
 from workbench.config import RunConfig
 from workbench.model import Calm, ChunkCompression
@@ -186,47 +186,89 @@ def test_sampled_chunks_are_the_decoded_samples_of_the_head() -> None:
     assert torch.equal(chunks, model.autoencoder.decode(latents))
 
 
+def test_chunks_decoded_on_demand_are_those_of_the_same_latent_vectors() -> None:
+    model, hidden = calm(), torch.randn(5, 32, generator=rng())
+    chunks, _ = model.sample_chunks(hidden, 3, rng=rng(4))
+    samples = model.draw(hidden, 3, rng=rng(4))
+    assert (samples.num_samples, samples.num_places) == (3, 5)
+    assert torch.equal(decoded(samples, 4), chunks)
+    which = torch.tensor([14, 2, 5])  # sample 2 at place 4, 0 at 2, 1 at 0
+    assert samples.tokens(3, which).tolist() == [chunks[2, 4, 3], chunks[0, 2, 3], chunks[1, 0, 3]]
+
+
+def test_slices_of_hidden_states_get_noise_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches states assigned to other places, and one noise for all slices."""
+    model, hidden = calm(), torch.randn(1, 32, generator=rng()).expand(6, -1)
+    whole = decoded(model.draw(hidden, 200, rng=rng(4)), 4)
+    sizes: list[int] = []
+    draw = model.network.head.sample
+
+    def spy(hidden: Tensor, *, num_samples: int, rng: torch.Generator) -> Tensor:
+        sizes.append(len(hidden))
+        return draw(hidden, num_samples=num_samples, rng=rng)
+
+    monkeypatch.setattr(model.network.head, "sample", spy)
+    monkeypatch.setattr("workbench.model.rows_at_once", lambda elements, device: 500)
+    parts = decoded(model.draw(hidden, 200, rng=rng(4)), 4)
+    assert sizes == [2, 2, 2]
+    assert not torch.equal(parts[:, :2], parts[:, 2:4])
+    shares = [(x == whole.flatten(0, 1).mode(0).values).float().mean((0, 1)) for x in (whole, parts)]
+    torch.testing.assert_close(shares[0], shares[1], atol=0.08, rtol=0)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("chunk_size", [1, 4])
 def test_samples_of_a_context_are_those_of_the_text_up_to_there(mode: str, chunk_size: int) -> None:
     model, windows = calm(input_mode=mode, chunk_size=chunk_size), tokens(2, 32)
-    index = torch.tensor([[0, 3, 6], [2, 7, 1]])
-    context = model.read(windows)
-    sampled = context.sample(index, 50, rng=rng(3))
-    assert sampled.shape == (50, 2, 3, chunk_size)
+    window, index = torch.tensor([0, 1, 0, 0, 1]), torch.tensor([0, 2, 3, 6, 1])
+    sampled = decoded(model.read(windows).sample(window, index, 50, rng=rng(3)), chunk_size)
+    assert sampled.shape == (50, 5, chunk_size)
     chunks = model.chunks(windows)
-    alone = torch.stack(
-        [
-            torch.stack(
-                [
-                    model.network(chunks[b : b + 1, : i + 1], model.feedback(chunks[b : b + 1, : i + 1]))[0, -1]
-                    for i in index[b]
-                ]
-            )
-            for b in range(2)
-        ]
-    )
-    expected = model.sample_chunks(alone, 50, rng=rng(3))[0]
+    hidden = []
+    for b, i in zip(window.tolist(), index.tolist(), strict=True):
+        text = chunks[b : b + 1, : i + 1]
+        hidden.append(model.network(text, model.feedback(text))[0, -1])
+    expected = model.sample_chunks(torch.stack(hidden), 50, rng=rng(3))[0]
     assert (sampled == expected).float().mean().item() > 0.999  # an argmax may flip on the last bit
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_branches_continue_with_their_own_chunks(mode: str) -> None:
+    """The second step is of two of three branches only. Catches a branch that goes on with another's keys, start
+    or hidden state."""
     model, windows = calm(input_mode=mode, chunk_size=2), tokens(2, 32)
     index = torch.tensor([[0, 3, 12], [2, 7, 1]])
-    own = tokens(2, 2, 3, 2, seed=5)  # depth, B, R, K
+    kept = torch.tensor([[2, 0], [1, 2]])
+    own, second = tokens(2, 3, 2, seed=5), tokens(2, 2, 2, seed=6)  # B, R, K
     branches = model.read(windows).branch(index)
-    branches.extend(own[0])
-    branches.extend(own[1])
-    sampled = branches.sample(40, rng=rng(3))
-    assert sampled.shape == (40, 2, 3, 2)
-    chunks, hidden = model.chunks(windows), torch.empty(2, 3, 32)
-    for b in range(2):
-        for r in range(3):
-            text = torch.cat([chunks[b, : index[b, r] + 1], own[:, b, r]]).unsqueeze(0)
-            hidden[b, r] = model.network(text, model.feedback(text))[0, -1]
-    expected = model.sample_chunks(hidden, 40, rng=rng(3))[0]
+    branches.extend(own)
+    branches.keep(kept)
+    branches.extend(second)
+    window, branch = torch.tensor([1, 0, 1]), torch.tensor([0, 1, 1])
+    sampled = decoded(branches.sample(window, branch, 40, rng=rng(3)), 2)
+    chunks, hidden = model.chunks(windows), []
+    for b, r in zip(window.tolist(), branch.tolist(), strict=True):
+        old = int(kept[b, r])
+        text = torch.cat([chunks[b, : index[b, old] + 1], own[b, None, old], second[b, None, r]]).unsqueeze(0)
+        hidden.append(model.network(text, model.feedback(text))[0, -1])
+    expected = model.sample_chunks(torch.stack(hidden), 40, rng=rng(3))[0]
     assert (sampled == expected).float().mean().item() > 0.999
+
+
+def test_branches_may_be_left_out_before_and_after_a_step() -> None:
+    model, windows = calm(chunk_size=2), tokens(2, 32)
+    index, own = torch.tensor([[0, 3, 12], [2, 7, 1]]), tokens(2, 3, 2, seed=5)
+    kept = torch.tensor([[2, 0], [1, 2]])
+    window, branch = torch.tensor([1, 0]), torch.tensor([0, 1])
+    whole, before, after = (model.read(windows).branch(index) for _ in range(3))
+    whole.extend(own)
+    expected = decoded(whole.sample(window, kept[window, branch], 40, rng=rng(3)), 2)
+    before.keep(kept)
+    before.extend(own.take_along_dim(kept.unsqueeze(-1), 1))
+    after.extend(own)
+    after.keep(kept)
+    for branches in (before, after):
+        assert torch.equal(decoded(branches.sample(window, branch, 40, rng=rng(3)), 2), expected)
 
 
 CONFIGS = [

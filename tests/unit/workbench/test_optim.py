@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.suites.small import build_calm, small_config
-from workbench.optim import autocast, build_adamw, phase_after, rate_factor, set_rate
+from workbench.optim import autocast, build_adamw, phase_after, rate_factor, scale_rates
 
 
 def test_weight_decay_acts_on_matrices_and_not_on_biases_and_norms() -> None:
@@ -36,7 +36,7 @@ def test_a_step_is_adamws() -> None:
         layer.weight.copy_(torch.tensor([[1.0, -2.0]]))
         layer.bias.fill_(3.0)
     optimizer = build_adamw(layer, lr=1.0, betas=(0.9, 0.95), weight_decay=0.5)
-    set_rate(optimizer, 0.01)
+    scale_rates(optimizer, 0.01)
     layer(torch.tensor([[1.0, -1.0]])).sum().backward()
     optimizer.step()
     torch.testing.assert_close(layer.weight, torch.tensor([[0.995 - 0.01, -1.99 + 0.01]]))

@@ -192,10 +192,12 @@ class TestWhatTheFunctionIsAsked:
             assert contexts.shape[1] % chunk_size == 0
             for context in contexts.tolist():
                 seen[tuple(context)] = seen.get(tuple(context), 0) + 1
-            first = 1000 + torch.arange(num_samples) // 2  # samples 2 i and 2 i + 1 agree
-            return first[:, None, None].expand(-1, len(contexts), chunk_size)
+            first = 1000 + (torch.arange(num_samples) - 1) // 2  # samples 2 i - 1 and 2 i agree
+            samples = first[:, None, None].repeat(1, len(contexts), chunk_size)
+            samples[0] = contexts[:, -1:] + torch.arange(1, chunk_size + 1)  # right after the text
+            return samples
 
-        score_sampler(sampler, windows, chunk_size=chunk_size, positions=positions, num_samples=4)
+        score_sampler(sampler, windows, chunk_size=chunk_size, positions=positions, num_samples=5)
         for window in windows:
             for position in positions:
                 text = window[:position].tolist()

@@ -30,18 +30,10 @@ from workbench.tracking_mlflow import MlflowException, MlflowTracker
 from workbench.tracking_sync import sync
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated database; migrating takes seconds, copying does not."""
-    home = open_home(tmp_path_factory.mktemp("template"))
-    open_tracker(None, home=home).close()
-    return home.root / "mlflow.db"
-
-
 @pytest.fixture
-def home(tmp_path: Path, template: Path) -> Home:
+def home(tmp_path: Path, tracking_database: Path) -> Home:
     home = open_home(tmp_path / "home")
-    shutil.copy(template, home.root / "mlflow.db")
+    shutil.copy(tracking_database, home.root / "mlflow.db")
     return home
 
 
@@ -101,9 +93,9 @@ class TestNullTracker(TrackerSuite):
 
 class TestMlflowTracker(TrackerSuite):
     @pytest.fixture
-    def home(self, tmp_path: Path, template: Path) -> Home:
+    def home(self, tmp_path: Path, tracking_database: Path) -> Home:
         home = open_home(tmp_path / "home")
-        shutil.copy(template, home.root / "mlflow.db")
+        shutil.copy(tracking_database, home.root / "mlflow.db")
         return home
 
     @pytest.fixture
@@ -305,9 +297,11 @@ def test_starting_and_ending_a_study_survive_an_outage(
     assert client(tracker).get_run(parent).info.status == "RUNNING"
 
 
-def test_another_server_gets_everything(tracker: Tracker, run_dir: Path, tmp_path: Path, template: Path) -> None:
+def test_another_server_gets_everything(
+    tracker: Tracker, run_dir: Path, tmp_path: Path, tracking_database: Path
+) -> None:
     tracker.deliver(run_dir)
-    shutil.copy(template, tmp_path / "other.db")
+    shutil.copy(tracking_database, tmp_path / "other.db")
     home = open_home(tmp_path / "home")
     other = open_tracker(f"sqlite:///{tmp_path / 'other.db'}", home=home)
     assert other.mirror(run_dir) is Outcome.DELIVERED

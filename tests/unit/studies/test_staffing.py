@@ -1,0 +1,132 @@
+"""How many workers: what was asked for is kept, what is tried is remembered, ties and memory decide."""
+
+import json
+
+import pytest
+
+from studies import staffing
+from studies.objective import DEFAULT_RUNNER
+from studies.staffing import Measured, Split, best_split, choose_staffing, planned_staffing, probe, splits
+from tests.suites.cells_only import CELLS
+from tests.suites.study_launch import FAKE, tiny_spec
+from workbench.errors import StudyError
+from workbench.home import open_home
+
+GB = 10**9
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setattr(staffing, "available_cores", lambda: 4)
+    monkeypatch.setattr(staffing, "available_memory", lambda: 16 * GB)
+    return open_home(tmp_path)
+
+
+def measured(rates, memory=GB):
+    return [Measured(split, rate, memory) for split, rate in zip(splits(4), rates, strict=True)]
+
+
+def test_splits_share_the_cores_out_evenly():
+    assert splits(1) == [Split(1, 1)]
+    assert splits(4) == [Split(4, 1), Split(2, 2), Split(1, 4)]
+    assert all(s.workers * s.threads == 48 for s in splits(48))
+    assert splits(48)[0] == Split(48, 1)
+    assert splits(48)[-1] == Split(1, 48)
+    assert len(splits(48)) == staffing.MOST_SPLITS
+
+
+@pytest.mark.parametrize(
+    ("rates", "memory", "expected"),
+    [
+        ((4.0, 3.0, 2.0), GB, Split(4, 1)),
+        ((4.0, 3.9, 2.0), GB, Split(2, 2)),  # a tie: fewer workers
+        ((1.0, 1.0, 1.0), GB, Split(1, 4)),
+        ((4.0, 3.0, 2.0), 3 * GB, Split(2, 2)),  # 4 x 1.5 x 3 GB do not fit into 80 % of 16 GB
+        ((4.0, 3.0, 2.0), 50 * GB, Split(1, 4)),  # nothing fits: the least
+    ],
+)
+def test_the_fastest_that_fits(rates, memory, expected):
+    found = best_split(measured(rates, memory), 16 * GB)
+    assert found.split == expected
+    assert len(found.measured) == 3
+    assert str(expected) in found.words()
+
+
+@pytest.mark.parametrize(
+    ("workers", "threads", "expected"),
+    [(3, None, Split(3, 1)), (1, None, Split(1, 4)), (9, None, Split(9, 1)), (2, 3, Split(2, 3))],
+)
+def test_what_was_asked_for_is_not_tried(home, monkeypatch, workers, threads, expected):
+    monkeypatch.setattr(staffing, "measure_split", None)
+    assert choose_staffing(tiny_spec(), home, workers=workers, threads=threads).split == expected
+
+
+def test_threads_alone_fill_the_cores(home):
+    assert choose_staffing(tiny_spec(), home, workers=None, threads=2).split == Split(2, 2)
+
+
+@pytest.mark.parametrize("given", [{"workers": 0, "threads": None}, {"workers": 1, "threads": -1}])
+def test_numbers_below_one_are_refused(home, given):
+    with pytest.raises(StudyError, match=r"--(workers|threads) must be at least 1 .*given"):
+        choose_staffing(tiny_spec(), home, **given)
+
+
+def test_the_probe_runs_once_and_is_told(home, monkeypatch):
+    tried, notes = [], []
+
+    def measure(config, split, cache):
+        tried.append(split)
+        return Measured(split, {4: 40e9, 2: 30e9, 1: 20e9}[split.workers], GB)
+
+    monkeypatch.setattr(staffing, "measure_split", measure)
+    spec = tiny_spec()
+    assert planned_staffing(spec, home, workers=None, threads=None).split == Split(4, 1)
+    assert tried == []
+    for _ in range(2):
+        found = choose_staffing(spec, home, workers=None, threads=None, note=notes.append)
+        assert found.split == Split(4, 1)
+        assert tried == splits(4)
+    assert len(notes) == 1
+    assert "4x1: 40, 2x2: 30, 1x4: 20" in found.words()
+    assert json.loads(json.dumps(found.to_dict()))["gflops_per_second"] == {"4x1": 40.0, "2x2": 30.0, "1x4": 20.0}
+    assert planned_staffing(spec, home, workers=None, threads=None) == found
+    wider = tiny_spec(base={"model": {"kind": "calm", "backbone": {"width": 32, "num_heads": 2}}})
+    choose_staffing(wider, home, workers=None, threads=None)
+    assert len(tried) == 6, "another model is tried anew"
+
+
+def test_a_failed_probe_is_not_remembered(home):
+    config = staffing.first_config(tiny_spec())
+    answers = [None, Measured(Split(1, 4), 1.0, GB)]
+    assert len(probe(config, home, [Split(4, 1), Split(1, 4)], lambda *_: answers.pop(0))) == 1
+    assert not list((home.cache / "probes").glob("*.json"))
+    assert best_split([], GB).split.workers == 1
+
+
+def test_no_worker_without_work(home, monkeypatch):
+    spec = tiny_spec(**CELLS)  # two cells
+    rates = {4: 4.0, 2: 3.0, 1: 2.0}
+    monkeypatch.setattr(staffing, "measure_split", lambda c, s, _: Measured(s, rates[s.workers], GB))
+    assert choose_staffing(spec, home, workers=None, threads=None).split == Split(2, 1)
+
+
+def test_what_cannot_be_tried(home, monkeypatch):
+    monkeypatch.setattr(staffing, "measure_split", None)
+    assert choose_staffing(tiny_spec(), home, workers=None, threads=None, execute=FAKE).split == Split(4, 1)
+    monkeypatch.setattr("workbench.speed.LARGEST", 10)
+    large = choose_staffing(tiny_spec(), home, workers=None, threads=None)
+    assert large.split == Split(1, 4)
+    assert "too large" in large.reason
+    monkeypatch.setattr(staffing, "available_cores", lambda: 1)
+    assert (
+        choose_staffing(tiny_spec(), home, workers=None, threads=None, execute=DEFAULT_RUNNER).split.workers == 1
+    )
+
+
+@pytest.mark.slow
+def test_processes_are_measured_at_the_same_time(home, monkeypatch):
+    monkeypatch.setattr(staffing, "PROBE_SECONDS", 0.2)
+    found = staffing.measure_split(staffing.first_config(tiny_spec()), Split(2, 1), home.cache)
+    assert found is not None
+    assert found.flops_per_second > 0
+    assert 10**7 < found.memory < 10**10

@@ -1,0 +1,127 @@
+"""Posteriors of the distinct chunks of a text, encoded once.
+
+The frozen autoencoder's posterior of a chunk never changes, and a text has far fewer distinct chunks than
+chunks where the vocabulary is small (bytes, K = 4: 86 thousand of 4.2 million offsets of ``shakespeare``). The
+table of all of them, whatever the alignment, is made once for an autoencoder, shared by every run that trains on
+it, and takes the encoder out of the training step.
+
+Letters: K chunk size, V vocabulary size, L latent dimension, U distinct chunks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from workbench import files
+from workbench.autoencoder import Autoencoder
+from workbench.errors import ConfigError
+from workbench.posterior import Posterior
+
+LARGEST_BYTES = 2**30
+_ENCODED_AT_ONCE = 8192
+_FORMAT = 1
+
+
+class PosteriorTable:
+    """``codes`` (U,) ascending int64, ``mean`` and ``log_std`` (U, L) in float32."""
+
+    def __init__(self, codes: Tensor, mean: Tensor, log_std: Tensor, *, chunk_size: int, vocab_size: int) -> None:
+        self.codes, self.mean, self.log_std = codes, mean, log_std
+        self._places = vocab_size ** torch.arange(chunk_size, device=codes.device)
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __call__(self, chunks: Int[Tensor, "*batch k"]) -> Posterior:
+        """Posterior of every chunk, (..., L). Raises KeyError for a chunk that the text does not have."""
+        code = (chunks * self._places).sum(-1)
+        row = torch.searchsorted(self.codes, code).clamp_max(len(self) - 1)
+        if not torch.equal(self.codes[row], code):
+            raise KeyError("a chunk is not in the table of the training text's chunks")
+        return Posterior(self.mean[row], self.log_std[row])
+
+
+def cached_table(
+    autoencoder: Autoencoder, tokens: npt.NDArray[np.integer[Any]], cache_dir: Path
+) -> PosteriorTable:
+    """The table of all chunks in ``tokens``, from the cache or made and put there; processes that ask at the
+    same time make it once. Raises ConfigError where it would not fit."""
+    folder = cache_dir / "posteriors" / _key(autoencoder, tokens)
+
+    def build(temporary: Path) -> None:
+        codes = distinct_codes(tokens, autoencoder.chunk_size, autoencoder.vocab_size)
+        _require_room(len(codes), autoencoder)
+        table = build_table(autoencoder, codes)
+        save_file(
+            {"codes": table.codes.cpu(), "mean": table.mean.cpu(), "log_std": table.log_std.cpu()},
+            temporary / "table.safetensors",
+        )
+
+    files.build_once(folder, build)
+    device = next(autoencoder.parameters()).device
+    found = load_file(folder / "table.safetensors", device=str(device))
+    return PosteriorTable(
+        found["codes"],
+        found["mean"],
+        found["log_std"],
+        chunk_size=autoencoder.chunk_size,
+        vocab_size=autoencoder.vocab_size,
+    )
+
+
+def distinct_codes(
+    tokens: npt.NDArray[np.integer[Any]], chunk_size: int, vocab_size: int
+) -> npt.NDArray[np.int64]:
+    """Every chunk that starts at any offset, as sum_i token_i V^i, each once, ascending.
+
+    Raises ConfigError where such a number does not fit 63 bits."""
+    if vocab_size**chunk_size >= 2**63:
+        raise ConfigError(
+            f"train.cache_targets: chunks of {chunk_size} tokens of {vocab_size} cannot be numbered in 63 bits; "
+            "set it to false"
+        )
+    num = len(tokens) - chunk_size + 1
+    codes = np.zeros(num, dtype=np.int64)
+    for i in range(chunk_size):
+        codes += tokens[i : i + num].astype(np.int64) * vocab_size**i
+    return np.unique(codes)
+
+
+@torch.no_grad()
+def build_table(autoencoder: Autoencoder, codes: npt.NDArray[np.int64]) -> PosteriorTable:
+    """Encode the chunks in float32."""
+    k, vocab = autoencoder.chunk_size, autoencoder.vocab_size
+    numbers = torch.from_numpy(codes).to(next(autoencoder.parameters()).device)
+    places = vocab ** torch.arange(k, device=numbers.device)
+    parts = [autoencoder.encode(part[:, None] // places % vocab) for part in numbers.split(_ENCODED_AT_ONCE)]
+    mean = torch.cat([part.mean for part in parts])
+    log_std = torch.cat([part.log_std for part in parts])
+    return PosteriorTable(numbers, mean, log_std, chunk_size=k, vocab_size=vocab)
+
+
+def _require_room(num: int, autoencoder: Autoencoder) -> None:
+    size = num * 2 * autoencoder.config.latent_dim * 4
+    if size > LARGEST_BYTES:
+        raise ConfigError(
+            f"train.cache_targets: {num:,} distinct chunks would take {size / 2**30:.1f} GB (at most "
+            f"{LARGEST_BYTES / 2**30:.0f}); set it to false"
+        )
+
+
+def _key(autoencoder: Autoencoder, tokens: npt.NDArray[np.integer[Any]]) -> str:
+    """Of the weights and the text: the weights of a run's own folder need not be those of the cache."""
+    digest = hashlib.sha256(f"{_FORMAT} {autoencoder.chunk_size} {autoencoder.vocab_size} {tokens.dtype}".encode())
+    for name, tensor in sorted(autoencoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    digest.update(np.ascontiguousarray(tokens).tobytes())
+    return digest.hexdigest()[:16]
