@@ -29,9 +29,10 @@ class Delivery:
     """Mirrors the run folders of a launch while it runs; a context manager.
 
     A folder is due when its record has changed since it was last delivered. On leaving, everything that is still
-    due goes out; what a server that is away does not take is left to ``calm sync``. A launcher that is killed
-    (SIGKILL) leaves the server as it was: its runs, whose workers soon write that they were interrupted, are shown
-    as RUNNING until the launch is resumed or synchronised."""
+    due goes out; what a server that is away does not take is left to ``calm sync``, and so is what comes after the
+    run in hand when the user interrupts the leaving. A launcher that is killed (SIGKILL) leaves the server as it
+    was: its runs, whose workers soon write that they were interrupted, are shown as RUNNING until the launch is
+    resumed or synchronised."""
 
     def __init__(self, launch: Launch, tracker: Tracker, parent: str | None) -> None:
         self.launch, self.tracker, self.parent = launch, tracker, parent
@@ -39,7 +40,7 @@ class Delivery:
         """Run to the time of the record that was delivered."""
         self._settled: set[str] = set()
         """Runs that have ended for good and were delivered: not looked at again."""
-        self._stop = threading.Event()
+        self._stop, self._hurry, self._ended = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._follow, name="delivery", daemon=True)
 
     def __enter__(self) -> Self:
@@ -50,19 +51,31 @@ class Delivery:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        interruption = None
+        while self._thread.is_alive():
+            try:
+                self._stop.set()
+                self._ended.wait()  # not join(): some versions of Python take an interrupted one for the end
+            except KeyboardInterrupt as again:  # the thread still uses the tracker, which is closed next
+                self._hurry.set()
+                interruption = again
+        if interruption is not None:
+            raise interruption
 
     def _follow(self) -> None:
-        while not self._stop.wait(DELIVER_SECONDS):
-            self.deliver_due()
-        self.deliver_due(last=True)
+        try:
+            while not self._stop.wait(DELIVER_SECONDS):
+                self.deliver_due()
+            self.deliver_due(last=True)
+        finally:
+            self._ended.set()
 
     def deliver_due(self, *, last: bool = False) -> int:
         """Deliver what has changed; how many runs. Stops at the first run that a server away does not take."""
         count = 0
         for name, changed in self._due():
+            if self._hurry.is_set():
+                break
             try:
                 outcome = self._deliver(self.launch.folder / name, last=last)
             except Exception as error:  # the study goes on whatever becomes of its mirror

@@ -15,8 +15,8 @@ STUDY = Study(
         "seeds, or it stays below half of the tuned byte baseline's BrierLM."
     ),
     objective=(
-        "BrierLM on the test split at the end of the compute budget, mean over seeds (the recipe was chosen on "
-        "the validation split); where an order of it lies within two of its errors of 0, the smooth per-order "
-        "score of workbench.brier (maximised)"
+        "BrierLM at the end of the compute budget, mean over seeds, on the test split (preset quick: validation; "
+        "the recipe was chosen there); where an order of it lies within two of its errors of 0, the smooth "
+        "per-order score of workbench.brier (maximised)"
     ),
 )

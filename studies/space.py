@@ -79,13 +79,17 @@ def baseline_config(spec: StudySpec, name: str) -> RunConfig:
 
 
 def check_config(spec: StudySpec, name: str, best: Mapping[str, Any]) -> RunConfig:
-    """A sensitivity check: the setting ``best`` with its learning rate times the factor called ``name``.
+    """A sensitivity check: the setting ``best`` with its learning rates times the factor called ``name``.
 
-    The rate that is multiplied is the resolved one, also where the configuration leaves it to the rule."""
+    The rates that are multiplied are the resolved ones, also where the configuration leaves them to the rule."""
     factor = dict(zip(spec.check_names, spec.checks.lr_factors, strict=True))[name]
-    lr = setting_config(spec, best).resolved().optim.lr
-    assert lr is not None
-    return build_config(spec.base, {**best, "optim.lr": lr * factor})
+    optim = setting_config(spec, best).resolved().optim
+    assert optim.lr is not None
+    rates = {"optim.lr": optim.lr * factor}
+    if optim.kind == "muon":
+        assert optim.matrix_lr is not None
+        rates["optim.matrix_lr"] = optim.matrix_lr * factor
+    return build_config(spec.base, {**best, **rates})
 
 
 def with_seed(config: RunConfig, seed: int, *, name: str, threads: int) -> RunConfig:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,8 +38,11 @@ MEMORY_SHARE = 0.8
 """Of what is available, for all workers."""
 PROBE_SECONDS = 2.0
 PROBE_TIMEOUT = 120.0
+"""Seconds after which a process of the probe is killed."""
 MOST_SPLITS = 5
 _FORMAT = 1
+
+log = logging.getLogger("studies.staffing")
 
 
 @dataclass(frozen=True)
@@ -222,7 +228,7 @@ def _path(config: RunConfig, home: Home, candidates: Sequence[Split]) -> Path:
 
 
 def probe_key(config: RunConfig, candidates: Sequence[Split]) -> str:
-    """Of everything the speed depends on: processor, torch, cores, model, batch, number type."""
+    """Of everything the speed depends on: processor, torch, cores, model, batch, number type, optimizer."""
     import torch
 
     from workbench.machine import cpu_name
@@ -231,14 +237,16 @@ def probe_key(config: RunConfig, candidates: Sequence[Split]) -> str:
     tree = config.to_dict()
     parts = {name: tree[name] for name in ("model", "runtime")} | {"latent_dim": config.autoencoder.latent_dim}
     parts |= {"rows": config.optim.batch_positions, "block_len": config.train.block_len}
-    parts["optimizer"] = tree["optim"].get("kind")
+    parts["optimizer"] = {name: tree["optim"][name] for name in ("kind", "matrix_every")}
+    parts["cache_targets"] = config.train.cache_targets
     parts["vocabulary"] = flops.vocab_size(config)
     ways = [[split.workers, split.threads] for split in candidates]
     return content_hash([_FORMAT, cpu_name(), torch.__version__, ways, parts])
 
 
 def measure_split(config: RunConfig, split: Split, cache: Path) -> Measured | None:
-    """Train in as many processes as the split has workers, at the same time; None where one fails."""
+    """Train in as many processes as the split has workers, at the same time; None where one fails, and the log
+    tells why."""
     runtime = config.runtime.model_copy(update={"threads": split.threads})
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -246,21 +254,36 @@ def measure_split(config: RunConfig, split: Split, cache: Path) -> Measured | No
         path.write_text(config.model_copy(update={"runtime": runtime}).to_yaml(), encoding="utf-8")
         command = [sys.executable, "-m", "workbench.speed", str(path), "--cache", str(cache)]
         command += ["--seconds", str(PROBE_SECONDS)]
-        processes = [stack.enter_context(_process(command, split.threads)) for _ in range(split.workers)]
-        for process in processes:
-            assert process.stdout is not None
-            if process.stdout.readline().strip() != "ready":
-                return None
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
+        logs = [folder / f"{number}.log" for number in range(split.workers)]
+        began = time.monotonic()
+        processes = [stack.enter_context(_process(command, split.threads, path)) for path in logs]
         try:
-            answers = [json.loads(process.communicate(timeout=PROBE_TIMEOUT)[0]) for process in processes]
-        except (ValueError, subprocess.TimeoutExpired):
+            answers = _answers(processes)
+        except (ValueError, OSError):
+            late = time.monotonic() - began >= PROBE_TIMEOUT
+            reason = f"no answer within {PROBE_TIMEOUT:g} seconds" if late else _last_words(logs)
+            log.warning("%s could not be tried: %s", split, reason)
             return None
     rate = sum(answer["flops_per_second"] for answer in answers)
     return Measured(split, rate, max(answer["memory"] for answer in answers))
+
+
+def _answers(processes: Sequence[subprocess.Popen[str]]) -> list[dict[str, Any]]:
+    """Of processes that start to measure together. Raises ValueError or OSError where one ends before its time."""
+    for process in processes:
+        assert process.stdout is not None
+        if process.stdout.readline().strip() != "ready":
+            raise ValueError("not ready")
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return [json.loads(process.communicate()[0]) for process in processes]
+
+
+def _last_words(logs: Iterable[Path]) -> str:
+    texts = [path.read_text(encoding="utf-8", errors="replace").strip() for path in logs]
+    return next((text.splitlines()[-1] for text in texts if text), "a process ended without a word")
 
 
 def worker_environment(threads: int) -> dict[str, str]:
@@ -269,18 +292,23 @@ def worker_environment(threads: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _process(command: list[str], threads: int) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        command,
-        env=worker_environment(threads),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+def _process(command: list[str], threads: int, path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Killed after ``PROBE_TIMEOUT``, so that waiting for its answer ends; ``path`` gets its complaints."""
+    with open(path, "wb") as errors:
+        process = subprocess.Popen(
+            command,
+            env=worker_environment(threads),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    timer = threading.Timer(PROBE_TIMEOUT, process.kill)
+    timer.start()
     try:
         yield process
     finally:
+        timer.cancel()
         if process.poll() is None:
             process.kill()
         process.communicate()

@@ -122,18 +122,20 @@ def open_storage(
             f"storage {masked(url)} needs a database driver that is not installed ({_first_line(error)}); "
             "for PostgreSQL: pip install 'calm-workbench[postgres]'"
         ) from None
-    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError) as error:
+    except (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError) as error:
+        remedy = "no other program holds the file and it is not damaged" if sqlite else "the server is running"
         raise StudyError(
-            f"storage {masked(url)} cannot be opened: {_first_line(error)}; check the address and that "
-            "the server is running"
+            f"storage {masked(url)} cannot be opened: {_first_line(error)}; check the address and that {remedy}"
         ) from None
 
 
 def _write_ahead(path: Path) -> None:
     """A trial's thirty commits then cost one millisecond each, not ten, and readers never block a worker. Only for
-    the home's own file: not every network file system can do it."""
+    the home's own file: not every network file system can do it, and a home on one needs another ``--storage``.
+    Who copies ``optuna.db`` must copy ``optuna.db-wal`` beside it, which holds the latest commits."""
     with contextlib.closing(sqlite3.connect(path, timeout=SQLITE_TIMEOUT)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
+        if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            connection.execute("PRAGMA journal_mode=WAL")
 
 
 def _seldom_flushed(connection: Any, _: object) -> None:

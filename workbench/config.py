@@ -106,7 +106,8 @@ class RunConfig(Section):
         autoencoder_dtype: str = "float32",
         threads: int = 1,
     ) -> RunConfig:
-        """The same configuration with every "choose for me" replaced by its value.
+        """The same configuration with every "choose for me" replaced by its value, and fields that have no effect
+        by their default, so that equal experiments have equal hashes.
 
         The arguments are what the machine was found to have; they fill only what was left open."""
         width = self.model.backbone.width
@@ -121,7 +122,9 @@ class RunConfig(Section):
         model_update: dict[str, Any] = {"backbone": backbone, "init": init}
         if isinstance(self.model, CalmConfig):
             blocks = self.model.head.num_blocks or max(2, layers // 4)
-            model_update["head"] = self.model.head.model_copy(update={"num_blocks": blocks})
+            model_update["head"] = self.model.head.model_copy(
+                update={"num_blocks": blocks, **self.model.head.without_effect()}
+            )
         ae = self.autoencoder
         ae_update: dict[str, Any] = {
             "mlp_width": ae.mlp_width or round(2.5 * ae.width),
@@ -133,6 +136,7 @@ class RunConfig(Section):
             "lr": lr,
             "matrix_lr": self.optim.matrix_lr or (lr if self.optim.kind == "muon" else None),
             "batch_positions": self.optim.batch_positions or positions,
+            **self.optim.without_effect(),
         }
         runtime_update = {
             "device": device if self.runtime.device == "auto" else self.runtime.device,
@@ -156,7 +160,8 @@ class RunConfig(Section):
     def _caches_targets(self) -> bool:
         if not self.is_calm:
             return False
-        few = self.chunk_size == 1 or (self.data.tokenizer.kind == "byte" and self.chunk_size <= 4)
+        byte = self.data.tokenizer.kind == "byte"
+        few = self.chunk_size == 1 or (byte and self.chunk_size <= 4 and self.autoencoder.latent_dim <= 64)
         return few if self.train.cache_targets is None else self.train.cache_targets
 
     @property

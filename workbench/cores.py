@@ -12,7 +12,7 @@ CGROUP = Path("/sys/fs/cgroup")
 def available_cores() -> int:
     """Those the operating system and the container allow this process, where they say so; otherwise all."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, _, period = _limit("cpu.max").partition(" ")
+    quota, _, period = _read("cpu.max").partition(" ")
     if quota.isdigit() and period.strip().isdigit():
         cores = min(cores, max(1, int(quota) // int(period)))
     return cores
@@ -23,13 +23,22 @@ def available_memory() -> int:
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    limit, used = _limit("memory.max"), _limit("memory.current")
+    limit, used = _read("memory.max"), _read("memory.current")
     if limit.isdigit() and used.isdigit():
-        free = min(free, max(0, int(limit) - int(used)))
+        free = min(free, max(0, int(limit) - int(used) + _reclaimable()))
     return free
 
 
-def _limit(name: str) -> str:
+def _reclaimable() -> int:
+    """Bytes of files that the container's use counts and the kernel drops as soon as memory is wanted."""
+    for line in _read("memory.stat").splitlines():
+        name, _, size = line.partition(" ")
+        if name == "inactive_file" and size.isdigit():
+            return int(size)
+    return 0
+
+
+def _read(name: str) -> str:
     try:
         return (CGROUP / name).read_text(encoding="utf-8").strip()
     except OSError:

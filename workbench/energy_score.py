@@ -160,11 +160,6 @@ def _between(x: Tensor, distance: Distance, gradient: Tensor | None) -> Tensor:
     return rho.sum(0).mul_(factor)
 
 
-def mean_pair_distance(samples: Float[Tensor, "N n l"], *, distance: Distance) -> Float[Tensor, " n"]:
-    """Mean of rho(|x_i - x_j|) over the pairs i != j; no gradient."""
-    return _between(samples.detach().float(), distance, None)
-
-
 def plain_energy_loss(
     samples: Float[Tensor, "N n l"], targets: Float[Tensor, "M n l"], *, distance: Distance
 ) -> Float[Tensor, " n"]:

@@ -55,7 +55,9 @@ def orthogonalise(matrices: Float[Tensor, "g m n"], *, dtype: torch.dtype) -> Fl
 class Muon(Optimizer):
     """Nesterov momentum, orthogonalised, with decoupled weight decay. ``matrices``: two-dimensional weights with
     the sizes of the maps that each holds. ``every``: steps from one update to the next, which is that many times
-    as long; the momentum takes every gradient, and changes little in a few steps."""
+    as long; the momentum takes every gradient, and changes little in a few steps. Every matrix must have one."""
+
+    names = ("step", "momentum")
 
     def __init__(
         self,
@@ -78,6 +80,9 @@ class Muon(Optimizer):
                 for column in _ranges(columns):
                     shape = (row.stop - row.start, column.stop - column.start)
                     self.shapes.setdefault(shape, []).append((number, row, column))
+
+    def place(self, name: str, value: Tensor, parameter: Tensor) -> Tensor:
+        return value if name == "step" else value.to(parameter.device)  # looked at in every step: stays at hand
 
     @property
     def state(self) -> list[dict[str, Tensor]]:

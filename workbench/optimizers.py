@@ -19,7 +19,7 @@ State = dict[int, dict[str, Tensor]]
 
 
 class Optimizer(abc.ABC):
-    """Updates parameters in place from their gradients; one without a gradient is left alone."""
+    """Updates parameters in place from their gradients."""
 
     param_groups: list[dict[str, Any]]
     """Each with ``params`` and ``lr``."""
@@ -28,10 +28,17 @@ class Optimizer(abc.ABC):
     def step(self) -> None:
         """One update."""
 
+    names: tuple[str, ...]
+    """Of the tensors that a parameter's state has."""
+
     @property
     @abc.abstractmethod
     def state(self) -> list[dict[str, Tensor]]:
         """Of every parameter in the order of the groups, empty before its first update; may be filled in place."""
+
+    def names_of(self, number: int) -> tuple[str, ...]:
+        """Of the tensors in the state of a parameter."""
+        return self.names
 
     def tensors(self) -> dict[str, Tensor]:
         """The state as ``number.name`` to tensor, for a checkpoint."""
@@ -47,14 +54,24 @@ class Optimizer(abc.ABC):
         if found and sorted(found) != list(range(len(params))):
             raise ValueError(f"state of {len(found)} parameters found, of {len(params)} wanted")
         for index, entry in found.items():
+            if set(entry) != set(self.names_of(index)):
+                wanted = sorted(self.names_of(index))
+                raise ValueError(f"parameter {index} has {sorted(entry)}, wanted are {wanted}")
             for name, value in entry.items():
                 if value.ndim and value.shape != params[index].shape:
                     raise ValueError(f"{name} of parameter {index} has shape {tuple(value.shape)}")
-                self.state[index][name] = value.to(params[index].device)
+                self.state[index][name] = self.place(name, value, params[index])
+
+    def place(self, name: str, value: Tensor, parameter: Tensor) -> Tensor:
+        """A loaded tensor where updates want it."""
+        return value.to(parameter.device)
 
 
 class AdamW(Optimizer):
-    """``torch.optim.AdamW(fused=True)``. Groups have ``params``, ``lr``, ``betas`` and ``weight_decay``."""
+    """``torch.optim.AdamW(fused=True)``. Groups have ``params``, ``lr``, ``betas`` and ``weight_decay``. A
+    parameter without a gradient is left alone."""
+
+    names = ("step", "exp_avg", "exp_avg_sq")
 
     def __init__(self, groups: Sequence[dict[str, Any]]) -> None:
         self.param_groups = list(groups)
@@ -98,6 +115,13 @@ class Together(Optimizer):
     def __init__(self, parts: Sequence[Optimizer]) -> None:
         self.parts = parts
         self.param_groups = [group for part in parts for group in part.param_groups]
+
+    def names_of(self, number: int) -> tuple[str, ...]:
+        for part in self.parts:
+            if number < len(part.state):
+                return part.names
+            number -= len(part.state)
+        raise AssertionError("no such parameter")
 
     @property
     def state(self) -> list[dict[str, Tensor]]:

@@ -7,7 +7,8 @@ S samples when evaluating, alpha, beta, lambda_KL, T block length.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -28,6 +29,11 @@ class Section(BaseModel):
     """A frozen part of a configuration; unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+def defaults(section: type[Section], names: Iterable[str]) -> dict[str, Any]:
+    """Default values of some fields."""
+    return {name: section.model_fields[name].default for name in names}
 
 
 class TokenizerConfig(Section):
@@ -129,9 +135,9 @@ class EnergyHeadConfig(Section):
     """Of the score: d^alpha as published, or 1 - (1 + d^2 / (L scale^2))^(-gamma), which weighs what is near
     (``workbench.energy_score``)."""
     alpha: float = 1.0
-    quadric_scale: Annotated[float, Field(gt=0.0)] = 0.5
+    quadric_scale: Annotated[float, Field(gt=0.0, le=100.0)] = 0.5
     """Per latent dimension, so that it means the same for every L."""
-    quadric_gamma: Annotated[float, Field(gt=0.0)] = 0.5
+    quadric_gamma: Annotated[float, Field(gt=0.0, le=100.0)] = 0.5
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -141,6 +147,11 @@ class EnergyHeadConfig(Section):
                 "energy score is no longer strictly proper; the published value is 1"
             )
         return self
+
+    def without_effect(self) -> dict[str, Any]:
+        """Fields that the distance does not use, with their defaults."""
+        unused = ("alpha",) if self.distance == "quadric" else ("quadric_scale", "quadric_gamma")
+        return defaults(type(self), unused)
 
 
 HeadConfig = EnergyHeadConfig
@@ -193,7 +204,7 @@ class OptimConfig(Section):
     """Of Muon's matrices; default: as ``lr``."""
     momentum: Probability = 0.95
     """Muon's."""
-    matrix_every: Positive = 1
+    matrix_every: Annotated[int, Field(ge=1, le=100)] = 1
     """Muon moves the matrices in every so many steps, that many times as far: the momentum is taken in every step,
     and orthogonalising it is what costs."""
     batch_positions: Positive | None = None
@@ -213,6 +224,10 @@ class OptimConfig(Section):
             )
         return self
 
+    def without_effect(self) -> dict[str, Any]:
+        """Fields that only another optimizer uses, with their defaults."""
+        return defaults(type(self), ("matrix_lr", "momentum", "matrix_every") if self.kind == "adamw" else ())
+
 
 class TrainConfig(Section):
     """Exactly one budget: FLOPs as executed (workbench.flops), or tokens."""
@@ -228,8 +243,8 @@ class TrainConfig(Section):
     checkpoint_every_seconds: Annotated[float, Field(gt=0.0)] = 30.0
     cache_targets: bool | None = None
     """Encode the distinct chunks of the training text once for an autoencoder and look the posteriors up, instead
-    of encoding in every step (``workbench.targets``). Default: where chunks repeat often, for bytes with K <= 4
-    and for K = 1."""
+    of encoding in every step (``workbench.targets``). Default: where chunks repeat often and a table of them is
+    small, for bytes with K <= 4 and L <= 64, and for K = 1."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -34,6 +34,8 @@ LARGEST = 50_000_000
 """Parameters of the largest model that is tried: the dry run of a large one must not fill the memory."""
 
 WARM_UP_STEPS = 2
+LONGEST_ROUND = 6
+"""Steps of a round: where Muon's update comes more seldom it costs little."""
 PATIENCE = 3.0
 """Seconds after which no further step is tried."""
 
@@ -45,7 +47,7 @@ def training_flops_per_second(config: RunConfig, vocab: int, *, steps: int = 4) 
     if too_large(config, vocab):
         return None
     turns = _steps(config, vocab)
-    num = config.optim.matrix_every if config.optim.kind == "muon" else 1
+    num = _round(config)
     next(turns)
     best, began = float("inf"), time.perf_counter()
     for _ in range(steps):
@@ -57,6 +59,11 @@ def training_flops_per_second(config: RunConfig, vocab: int, *, steps: int = 4) 
 
 def too_large(config: RunConfig, vocab: int) -> bool:
     return flops.parameters(config, vocab)["total"] > LARGEST
+
+
+def _round(config: RunConfig) -> int:
+    """Steps from one update of all parameters to the next."""
+    return min(config.optim.matrix_every, LONGEST_ROUND) if config.optim.kind == "muon" else 1
 
 
 def _steps(config: RunConfig, vocab: int) -> Iterator[float]:
@@ -73,6 +80,7 @@ def _steps(config: RunConfig, vocab: int) -> Iterator[float]:
             loss = model.training_loss(tokens, rng=rng).mean()
         model.network.zero_grad(set_to_none=True)
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.network.parameters(), config.optim.clip)
         optimizer.step()
         float(loss.detach())  # waits for the device
         yield time.perf_counter() - start
@@ -101,15 +109,16 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     config = resolve(load_config(Path(given.config)), Path(given.cache))
     vocab = flops.vocab_size(config)
-    turns = _steps(config, vocab)
+    turns, num = _steps(config, vocab), _round(config)
     for _ in range(WARM_UP_STEPS):
         next(turns)
     print("ready", flush=True)
     sys.stdin.readline()
     done, start = 0, time.perf_counter()
     while not done or time.perf_counter() - start < given.seconds:
-        next(turns)
-        done += 1
+        for _ in range(num):
+            next(turns)
+        done += num
     rate = done * flops.train_step_flops(config, vocab) / (time.perf_counter() - start)
     print(json.dumps({"flops_per_second": rate, "memory": _peak_memory()}), flush=True)
 

@@ -3,7 +3,8 @@
 The frozen autoencoder's posterior of a chunk never changes, and a text has far fewer distinct chunks than
 chunks where the vocabulary is small (bytes, K = 4: 86 thousand of 4.2 million offsets of ``shakespeare``). The
 table of all of them, whatever the alignment, is made once for an autoencoder, shared by every run that trains on
-it, and takes the encoder out of the training step.
+it, and takes the encoder out of the training step. Tables lie in ``HOME/.cache/posteriors`` (44 MB for L = 64
+there) and may be deleted at any time.
 
 Letters: K chunk size, V vocabulary size, L latent dimension, U distinct chunks.
 """
@@ -26,7 +27,8 @@ from workbench.autoencoder import Autoencoder
 from workbench.errors import ConfigError
 from workbench.posterior import Posterior
 
-LARGEST_BYTES = 2**30
+LARGEST_BYTES = 2**31
+_COUNTED_AT_ONCE = 2**22
 _ENCODED_AT_ONCE = 8192
 _FORMAT = 1
 
@@ -58,8 +60,8 @@ def cached_table(
     folder = cache_dir / "posteriors" / _key(autoencoder, tokens)
 
     def build(temporary: Path) -> None:
-        codes = distinct_codes(tokens, autoencoder.chunk_size, autoencoder.vocab_size)
-        _require_room(len(codes), autoencoder)
+        most = LARGEST_BYTES // (8 * autoencoder.config.latent_dim)
+        codes = distinct_codes(tokens, autoencoder.chunk_size, autoencoder.vocab_size, most=most)
         table = build_table(autoencoder, codes)
         save_file(
             {"codes": table.codes.cpu(), "mean": table.mean.cpu(), "log_std": table.log_std.cpu()},
@@ -79,21 +81,31 @@ def cached_table(
 
 
 def distinct_codes(
-    tokens: npt.NDArray[np.integer[Any]], chunk_size: int, vocab_size: int
+    tokens: npt.NDArray[np.integer[Any]], chunk_size: int, vocab_size: int, *, most: int | None = None
 ) -> npt.NDArray[np.int64]:
-    """Every chunk that starts at any offset, as sum_i token_i V^i, each once, ascending.
+    """Every chunk that starts at any offset, as sum_i token_i V^i, each once, ascending; the text is gone through
+    in pieces.
 
-    Raises ConfigError where such a number does not fit 63 bits."""
+    Raises ConfigError where such a number does not fit 63 bits, or where there are more than ``most``."""
     if vocab_size**chunk_size >= 2**63:
         raise ConfigError(
             f"train.cache_targets: chunks of {chunk_size} tokens of {vocab_size} cannot be numbered in 63 bits; "
             "set it to false"
         )
+    distinct = np.zeros(0, dtype=np.int64)
     num = len(tokens) - chunk_size + 1
-    codes = np.zeros(num, dtype=np.int64)
-    for i in range(chunk_size):
-        codes += tokens[i : i + num].astype(np.int64) * vocab_size**i
-    return np.unique(codes)
+    for start in range(0, num, _COUNTED_AT_ONCE):
+        end = min(num, start + _COUNTED_AT_ONCE)
+        codes = np.zeros(end - start, dtype=np.int64)
+        for i in range(chunk_size):
+            codes += tokens[start + i : end + i].astype(np.int64) * vocab_size**i
+        distinct = np.union1d(distinct, codes)
+        if most is not None and len(distinct) > most:
+            raise ConfigError(
+                f"train.cache_targets: the text has more than {most:,} distinct chunks, the most whose posteriors "
+                f"fit into {LARGEST_BYTES / 2**30:.0f} GB; set it to false"
+            )
+    return distinct
 
 
 @torch.no_grad()
@@ -108,20 +120,15 @@ def build_table(autoencoder: Autoencoder, codes: npt.NDArray[np.int64]) -> Poste
     return PosteriorTable(numbers, mean, log_std, chunk_size=k, vocab_size=vocab)
 
 
-def _require_room(num: int, autoencoder: Autoencoder) -> None:
-    size = num * 2 * autoencoder.config.latent_dim * 4
-    if size > LARGEST_BYTES:
-        raise ConfigError(
-            f"train.cache_targets: {num:,} distinct chunks would take {size / 2**30:.1f} GB (at most "
-            f"{LARGEST_BYTES / 2**30:.0f}); set it to false"
-        )
-
-
 def _key(autoencoder: Autoencoder, tokens: npt.NDArray[np.integer[Any]]) -> str:
-    """Of the weights and the text: the weights of a run's own folder need not be those of the cache."""
-    digest = hashlib.sha256(f"{_FORMAT} {autoencoder.chunk_size} {autoencoder.vocab_size} {tokens.dtype}".encode())
+    """Of the weights and the text (the weights of a run's own folder need not be those of the cache), and of what
+    decides about the last bits of a product."""
+    device = next(autoencoder.parameters()).device.type
+    parts = (_FORMAT, autoencoder.chunk_size, tokens.dtype, device, torch.get_num_threads(), torch.__version__)
+    digest = hashlib.sha256(repr(parts).encode())
     for name, tensor in sorted(autoencoder.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    digest.update(np.ascontiguousarray(tokens).tobytes())
+    for start in range(0, len(tokens), _COUNTED_AT_ONCE):
+        digest.update(tokens[start : start + _COUNTED_AT_ONCE].tobytes())
     return digest.hexdigest()[:16]

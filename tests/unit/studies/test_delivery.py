@@ -1,7 +1,9 @@
 """The launcher's deliveries: what has changed, once; nothing is lost at the end or while a server is away."""
 
 import shutil
+import signal
 import threading
+import time
 
 import pytest
 
@@ -98,6 +100,27 @@ def test_the_thread_follows_and_the_end_delivers_the_rest(launch, monkeypatch):
         monkeypatch.setattr(delivery, "DELIVER_SECONDS", 1000.0)
         make_run_folder(launch.folder / "t002-s0", study=launch.name)
     assert "t002-s0" in [name for name, _, _ in tracker.shown]
+
+
+def test_an_interrupted_end_waits_for_the_run_in_hand(launch):
+    """The tracker, which is closed next, must not be in use any more."""
+
+    class Slow(Remembers):
+        def mirror(self, run_dir, **given):
+            time.sleep(0.1)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            time.sleep(0.1)
+            return super().mirror(run_dir, **given)
+
+    tracker = Slow()
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), Delivery(launch, tracker, None) as deliveries:
+            pass
+        assert [name for name, _, _ in tracker.shown] == ["t000-s0"]
+        assert deliveries._ended.is_set()
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def test_without_tracking_nothing_runs(launch):

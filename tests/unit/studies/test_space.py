@@ -103,6 +103,14 @@ def test_a_check_multiplies_the_resolved_rate_only():
     assert check.model_copy(update={"optim": best.optim}) == best
 
 
+@pytest.mark.parametrize(("given", "matrix"), [({}, 0.02), ({"matrix_lr": 0.03}, 0.06)])
+def test_a_check_multiplies_muons_rate_too(given, matrix):
+    base = tiny_spec().to_dict()["base"]
+    spec = tiny_spec(base={**base, "optim": {"kind": "muon", "lr": 0.01, **given}})
+    check = check_config(spec, "lr-x2", SETTING).resolved()
+    assert (check.optim.lr, check.optim.matrix_lr) == (pytest.approx(0.02), pytest.approx(matrix))
+
+
 def test_seed_and_threads_are_set_without_touching_the_rest():
     config = suggest(FixedTrial(SETTING), tiny_spec())
     run = with_seed(config, 3, name="x", threads=2)

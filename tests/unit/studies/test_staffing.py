@@ -1,6 +1,7 @@
 """How many workers: what was asked for is kept, what is tried is remembered, ties and memory decide."""
 
 import json
+import sys
 
 import pytest
 
@@ -121,6 +122,41 @@ def test_what_cannot_be_tried(home, monkeypatch):
     assert (
         choose_staffing(tiny_spec(), home, workers=None, threads=None, execute=DEFAULT_RUNNER).split.workers == 1
     )
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("import time; time.sleep(60)", "no answer within 0.5 seconds"),
+        ("print('ready', flush=True); import time; time.sleep(60)", "no answer within 0.5 seconds"),
+        ("raise SystemExit('no such corpus')", "no such corpus"),
+        ("print('ready', flush=True)", "a process ended without a word"),
+    ],
+)
+def test_a_probe_that_is_stuck_or_fails_ends_and_is_told(home, monkeypatch, caplog, program, reason):
+    monkeypatch.setattr(staffing, "PROBE_TIMEOUT", 0.5 if "sleep" in program else 30.0)
+    start = staffing._process
+    monkeypatch.setattr(
+        staffing, "_process", lambda _, threads, path: start([sys.executable, "-S", "-c", program], threads, path)
+    )
+    config = staffing.first_config(tiny_spec())
+    assert staffing.measure_split(config, Split(2, 1), home.cache) is None
+    assert f"2 worker(s) x 1 thread(s) could not be tried: {reason}" in caplog.text
+
+
+def test_what_the_speed_depends_on_is_tried_anew():
+    base = tiny_spec().to_dict()["base"]
+    muon = {"kind": "muon", "matrix_every": 2}
+    changes = [
+        {},
+        {"optim": {"kind": "muon"}},
+        {"optim": muon},
+        {"optim": muon, "train": {**base["train"], "cache_targets": False}},
+        {"optim": muon, "train": {**base["train"], "cache_targets": True}},
+    ]
+    configs = [staffing.first_config(tiny_spec(base={**base, **change})) for change in changes]
+    assert len({staffing.probe_key(config, splits(4)) for config in configs[:3]}) == 3
+    assert len({staffing.probe_key(config, splits(4)) for config in configs[3:]}) == 2
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
 """Storage addresses, seeds of samplers, trials given back to the queue."""
 
+import contextlib
 import multiprocessing
 import os
+import sqlite3
 
 import pytest
 from optuna.trial import TrialState
@@ -49,6 +51,42 @@ def test_a_database_that_cannot_be_opened_is_one_message_without_the_password(tm
     with pytest.raises(StudyError, match=r"needs a database driver|cannot be opened") as caught:
         storage.open_storage(url, open_home(tmp_path), HeartbeatSpec())
     assert "secret" not in str(caught.value)
+
+
+def test_a_damaged_database_is_one_message(tmp_path):
+    home = open_home(tmp_path)
+    (home.root / "optuna.db").write_bytes(b"no database " * 100)
+    with pytest.raises(StudyError, match=r"optuna\.db cannot be opened: .*not a database; check .*not damaged"):
+        storage.open_storage(home.optuna_url, home, HeartbeatSpec())
+
+
+def test_a_database_that_another_program_holds_is_one_message(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "SQLITE_TIMEOUT", 0.01)
+    home = open_home(tmp_path)
+    with contextlib.closing(sqlite3.connect(home.root / "optuna.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StudyError, match=r"cannot be opened: database is locked; .*no other program"):
+            storage.open_storage(home.optuna_url, home, HeartbeatSpec())
+
+
+def test_write_ahead_is_switched_on_once(tmp_path):
+    """The switch wants the file for itself, which a worker that reads would refuse."""
+    path = tmp_path / "optuna.db"
+    storage._write_ahead(path)
+    with contextlib.closing(sqlite3.connect(path)) as reader:
+        assert reader.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        said = []
+        connect = sqlite3.connect
+
+        def listening(*given, **named):
+            connection = connect(*given, **named)
+            connection.set_trace_callback(said.append)
+            return connection
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sqlite3, "connect", listening)
+            storage._write_ahead(path)
+        assert said == ["PRAGMA journal_mode"]
 
 
 def test_the_sampler_depends_on_the_trial_and_not_on_the_worker():

@@ -56,3 +56,24 @@ def test_fewer_key_heads_serve_groups_of_queries() -> None:
     _, k, v = case(10, torch.bfloat16, heads=2)
     fused = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     torch.testing.assert_close(causal_attention(q, k, v), fused)
+
+
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    return ((found.float() - exact.float()).norm() / exact.float().norm()).item()
+
+
+def test_rounding_does_not_add_up_over_blocks() -> None:
+    """Scores are rounded to bfloat16, which costs 0.7 % here whatever the length is."""
+    inputs = [t.detach().mul(1.5).requires_grad_() for t in case(640, torch.bfloat16)]
+    wide = [t.detach().float().requires_grad_() for t in inputs]
+    out, exact = BlockAttention.apply(*inputs), F.scaled_dot_product_attention(*wide, is_causal=True)
+    assert relative_error(out, exact) < 0.009
+    for a, b in zip(gradients(out, inputs), gradients(exact, wide), strict=True):
+        assert relative_error(a, b) < 0.01
+
+
+def test_above_so_many_weights_the_fused_kernel_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = case(16, torch.bfloat16)  # 3 x 2 x 16 x 16 weights
+    for most, name in ((1536, "BlockAttention"), (1535, "ScaledDotProduct")):
+        monkeypatch.setattr(attention, "MOST_WEIGHTS", most)
+        assert name in type(causal_attention(*inputs).grad_fn).__name__

@@ -245,3 +245,52 @@ def test_presets_are_found_by_name_and_valid() -> None:
         assert load_config(name).name == name
     with pytest.raises(ConfigError, match="neither a file nor a preset 'smal-calm'; presets: calm-l"):
         load_config("smal-calm")
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        ("adamw", "optim.matrix_lr", 0.5),
+        ("adamw", "optim.momentum", 0.5),
+        ("adamw", "optim.matrix_every", 3),
+        ("power", "model.head.quadric_scale", 2.0),
+        ("power", "model.head.quadric_gamma", 2.0),
+        ("quadric", "model.head.alpha", 1.5),
+    ],
+)
+def test_a_field_without_effect_does_not_change_the_hash(kind: str, field: str, value: float) -> None:
+    base = {"model.head.distance": kind} if kind != "adamw" else {}
+    plain, changed = build_config({}, base).resolved(), build_config({}, {**base, field: value}).resolved()
+    assert plain.hash() == changed.hash()
+
+
+def test_where_it_has_an_effect_it_does() -> None:
+    muon = {"optim.kind": "muon"}
+    assert (
+        build_config({}, muon).resolved().hash()
+        != build_config({}, {**muon, "optim.momentum": 0.5}).resolved().hash()
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        (
+            "paper-calm",
+            {
+                "model.init": "paper", "model.head.distance": "power", "model.head.alpha": 1.0,
+                "model.head.num_samples": 8, "model.head.num_targets": 100, "model.auxiliary_weight": 0.0,
+                "optim.kind": "adamw", "optim.lr": 3e-4, "optim.betas": [0.9, 0.95], "optim.weight_decay": 0.1,
+                "optim.clip": 1.0, "optim.warmup_fraction": 0.008, "optim.decay_fraction": 0.0,
+                "autoencoder.kl_weight": 0.001, "autoencoder.kl_floor": 0.5, "autoencoder.token_dropout": 0.15,
+                "autoencoder.latent_dropout": 0.15,
+            },
+        ),
+        ("tuned-calm", {"optim.kind": "muon", "model.head.distance": "quadric", "model.auxiliary_weight": 0.0}),
+        ("tuned-calm-auxiliary", {"optim.kind": "muon", "model.auxiliary_weight": 0.3}),
+        ("tuned-baseline", {"model.kind": "baseline", "optim.kind": "muon"}),
+    ],
+)  # fmt: skip
+def test_presets_say_what_they_are_for(name: str, wanted: dict[str, object]) -> None:
+    found = flatten(load_config(name).resolved().to_dict())
+    assert {key: found[key] for key in wanted} == wanted

@@ -17,7 +17,6 @@ from workbench.energy_score import (
     PowerDistance,
     QuadricDistance,
     energy_loss,
-    mean_pair_distance,
     plain_energy_loss,
 )
 from workbench.posterior import Posterior
@@ -101,7 +100,7 @@ def test_the_estimate_is_unbiased_for_normal_distributions(num_samples: int) -> 
     assert energy_loss(samples, target, eps, distance=PowerDistance()).mean().item() == pytest.approx(
         expected, abs=0.02
     )
-    between = mean_pair_distance(samples, distance=PowerDistance()).mean().item()
+    between = energy_score._between(samples, PowerDistance(), None).mean().item()
     assert between == pytest.approx(normal_distance(0.0, 2 * 0.7**2), abs=0.015)
 
 

@@ -85,3 +85,5 @@ def test_a_containers_limits_count(
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.current").write_text("1000000\n")
     assert free > 2_000_000 == cores.available_memory()
+    (tmp_path / "memory.stat").write_text("file 900000\ninactive_file 600000\nactive_file 300000\n")
+    assert cores.available_memory() == 2_600_000, "files that were read can be dropped"

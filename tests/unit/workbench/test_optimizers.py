@@ -118,3 +118,12 @@ def test_a_parameter_without_a_gradient_stays_and_is_kept_and_loaded() -> None:
     loaded = adamw(layers())
     loaded.load(optimizer.tensors())
     assert [float(entry["step"]) for entry in loaded.state] == [2.0, 0.0, 2.0, 2.0]
+
+
+def test_a_state_of_another_optimizer_is_refused() -> None:
+    network = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False))
+    for build, other in ((adamw, muon), (muon, adamw)):
+        optimizer = build(network)
+        update(network, optimizer)
+        with pytest.raises(ValueError, match=r"parameter 0 has .*, wanted are"):
+            other(network).load(optimizer.tensors())

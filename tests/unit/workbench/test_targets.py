@@ -39,6 +39,12 @@ def test_every_chunk_at_every_alignment_has_the_posterior_that_encoding_gives(ch
     assert len(found) == len(np.unique(windows, axis=0))
 
 
+def test_pieces_of_the_text_do_not_lose_chunks_across_their_borders(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = distinct_codes(text(), 4, VOCAB)
+    monkeypatch.setattr(targets, "_COUNTED_AT_ONCE", 7)
+    np.testing.assert_array_equal(distinct_codes(text(), 4, VOCAB), whole)
+
+
 def test_a_chunk_that_the_text_does_not_have_is_refused() -> None:
     _, found = table(2)
     with pytest.raises(KeyError, match="not in the table"):
@@ -96,7 +102,7 @@ def test_what_does_not_fit_is_refused_with_the_way_out(tmp_path: Path, monkeypat
     with pytest.raises(ConfigError, match=r"chunks of 8 tokens of 300 .* set it to false"):
         distinct_codes(text(), 8, 300)
     monkeypatch.setattr(targets, "LARGEST_BYTES", 1000)
-    with pytest.raises(ConfigError, match=r"distinct chunks would take .* set it to false"):
+    with pytest.raises(ConfigError, match=r"more than \d+ distinct chunks, .* set it to false"):
         cached_table(build_autoencoder(small_config()), text(), tmp_path)
     assert list((tmp_path / "posteriors").glob("[0-9a-f]*")) == []
 
@@ -106,6 +112,7 @@ def test_what_does_not_fit_is_refused_with_the_way_out(tmp_path: Path, monkeypat
     [
         ({"chunk_size": 4}, True),
         ({"chunk_size": 8}, False),
+        ({"chunk_size": 4, "latent": 65}, False),
         ({"chunk_size": 1, "bpe": True}, True),
         ({"chunk_size": 2, "bpe": True}, False),
     ],
@@ -113,6 +120,8 @@ def test_what_does_not_fit_is_refused_with_the_way_out(tmp_path: Path, monkeypat
 def test_the_default_is_where_chunks_repeat(fields: dict[str, Any], expected: bool) -> None:
     config = small_config(chunk_size=fields["chunk_size"])
     update: dict[str, Any] = {"train": config.train.model_copy(update={"cache_targets": None})}
+    if "latent" in fields:
+        update["autoencoder"] = config.autoencoder.model_copy(update={"latent_dim": fields["latent"]})
     if "bpe" in fields:
         tokenizer = config.data.tokenizer.model_copy(update={"kind": "bpe"})
         update["data"] = config.data.model_copy(update={"tokenizer": tokenizer})
