@@ -17,12 +17,15 @@ import io
 import json
 import os
 import statistics
+import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, python looks in tests/bench only
 
 from studies import find_studies, launch, prepare
 from studies.display import Display
