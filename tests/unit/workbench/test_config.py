@@ -266,8 +266,8 @@ def test_a_field_without_effect_does_not_change_the_hash(kind: str, field: str, 
 
 def test_targets_that_cannot_be_numbered_are_refused_at_once() -> None:
     with pytest.raises(ConfigError, match=r"chunks of 8 tokens of 258 cannot be numbered .* set it to false"):
-        build_config({}, {"model.chunk_size": 8, "train.cache_targets": True})
-    build_config({}, {"model.chunk_size": 4, "train.cache_targets": True})
+        build_config({"train": BUDGET}, {"model.chunk_size": 8, "train.cache_targets": True})
+    build_config({"train": BUDGET}, {"model.chunk_size": 4, "train.cache_targets": True})
 
 
 def test_where_it_has_an_effect_it_does() -> None:
