@@ -82,11 +82,11 @@ class RunConfig(Section):
             )
         if self.train.block_len < 2 * k:
             raise ValueError(f"train.block_len {self.train.block_len} holds fewer than two chunks of {k}")
-        tokenizer = self.data.tokenizer
-        vocab = BYTE_VOCAB if tokenizer.kind == "byte" else tokenizer.vocab_size or DEFAULT_BPE_VOCAB
-        if self.is_calm and self.train.cache_targets and vocab**k >= 2**63:
+        ids = self.data.tokenizer.num_ids
+        if self.is_calm and self.train.cache_targets and ids**k >= 2**63:
             raise ValueError(
-                f"train.cache_targets: chunks of {k} tokens of {vocab} cannot be numbered in 63 bits; set it to false"
+                f"train.cache_targets: chunks of {k} tokens of {ids} cannot be numbered in 63 bits; "
+                "set it to false"
             )
         if self.eval.grid_stride % k:
             raise ValueError(

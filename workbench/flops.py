@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.config import (
-    BYTE_VOCAB,
-    DEFAULT_BPE_VOCAB,
     AutoencoderConfig,
     BackboneConfig,
     BaselineConfig,
@@ -59,8 +57,7 @@ def _linear(rows: float, fan_in: int, fan_out: int, *, input_grad: bool = True, 
 
 def vocab_size(config: RunConfig) -> int:
     """Vocabulary that the tokenizer will have (an upper bound for BPE on a small corpus)."""
-    tokenizer = config.data.tokenizer
-    return BYTE_VOCAB if tokenizer.kind == "byte" else tokenizer.vocab_size or DEFAULT_BPE_VOCAB
+    return config.data.tokenizer.num_ids
 
 
 # Parameters

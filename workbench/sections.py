@@ -42,6 +42,11 @@ class TokenizerConfig(Section):
     kind: Literal["byte", "bpe"] = "byte"
     vocab_size: int | None = None
 
+    @property
+    def num_ids(self) -> int:
+        """Ids that the tokenizer will have (an upper bound for BPE on a small corpus)."""
+        return BYTE_VOCAB if self.kind == "byte" else self.vocab_size or DEFAULT_BPE_VOCAB
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.kind == "byte" and self.vocab_size not in (None, BYTE_VOCAB):
