@@ -7,6 +7,9 @@ which holds interactions and all noise, gives the interval; with too little of i
 claimed. The reference is the best value found, so the intervals are Bonferroni-corrected for all pairs of
 values, those of all parameters together.
 
+A parameter that only some settings have (a field of one kind of head) is compared among these alone, and where it
+is missing from some of the settings that are compared, nothing is adjusted for it.
+
 This is for searches whose settings differ in several parameters at once. Where two settings differ in one alone,
 ``analysis.claims.controlled_pairs`` says more, and assumes nothing about how effects add up.
 """
@@ -21,6 +24,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.comparison import Comparison, cells
+from analysis.naming import values_of
 from analysis.stats import UNDECIDED, Difference, Mean, mean_of
 from workbench.uncertainty import t_quantile
 
@@ -92,12 +96,15 @@ def effects(comparison: Comparison, runs: pd.DataFrame, columns: list[str]) -> l
     labels = {}
     for name in comparison.parameters:
         everyone = runs[runs["kind"] == "calm"]
-        groups = categories(everyone[name])
+        groups = categories(values_of(everyone, name))
         labels[name] = groups
         frame[name] = [groups[cell.index[0]] for cell in grouped]
     stopped = runs[(runs["kind"] == "calm") & runs["role"].isin(("run", "trial")) & ~runs["at_budget"]]
     pairs = max(1, sum(math.comb(len(_present(name, frame, labels[name])), 2) for name in labels))
-    return [_effect(name, frame, comparison.parameters, stopped.index, labels[name], pairs) for name in labels]
+    return [
+        _effect(name, frame[frame[name].notna()], comparison.parameters, stopped.index, labels[name], pairs)
+        for name in labels
+    ]
 
 
 def _least_variance(cell: pd.DataFrame, comparison: Comparison) -> float:
@@ -181,7 +188,7 @@ def _adjusted(
     others = [value for value in present if value != reference]
     design += [np.asarray(frame[name] == value, dtype=float) for value in others]
     for other in parameters:
-        if other != name:
+        if other != name and frame[other].notna().all():
             levels = list(dict.fromkeys(frame[other].dropna()))
             design += [np.asarray(frame[other] == level, dtype=float) for level in levels[1:]]
     matrix, score = np.stack(design, axis=1), frame["score"].to_numpy(dtype=float)

@@ -7,8 +7,9 @@ A run that did not keep its scores position by position falls back to ``analysis
 *Families.* Each of these is corrected as a whole (Bonferroni), so that of studies in which nothing differs at most
 5 % are said to show something:
 
-* Groups: the best setting of every K, and of the baselines, against the best of every other group. The best were
-  picked among all settings by the scores they are compared by; ``num_group_claims`` counts that.
+* Groups: the best setting of every K (or of every value of what the study varies first), and of the baselines,
+  against the best of every other group. The best were picked among all settings by the scores they are compared
+  by; ``num_group_claims`` counts that.
 * Controlled pairs: all pairs of settings that differ in exactly one searched parameter.
 * Floors: the best run of every group against the n-gram tables; every run could have been the best one.
 """
@@ -18,11 +19,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from analysis.comparison import Comparison, Setting, best_setting
+from analysis.dimension import Key
+from analysis.naming import applies
 from analysis.paired import PairedScores, pair_up
 from analysis.rows import FLOORS
 from analysis.scores import is_bound
@@ -45,7 +48,7 @@ def _gap(
         return unpaired_difference(
             _scored(first),
             _scored(second),
-            clusters=_clusters(first.best),
+            clusters=clusters_of(first.best),
             noise=comparison.noise,
             comparisons=comparisons,
         )
@@ -61,18 +64,18 @@ def _gap(
 
 
 def _scored(setting: Setting) -> Scored:
-    squares = [_error(run) ** 2 for _, run in setting.runs.iterrows()]
+    squares = [error_of(run) ** 2 for _, run in setting.runs.iterrows()]
     return Scored(setting.score, math.sqrt(sum(squares) / len(squares)), setting.num_seeds)
 
 
-def _error(run: pd.Series) -> float:
+def error_of(run: pd.Series) -> float:
     """Standard error of a score; where only an upper bound is known, one whose interval reaches it."""
     if is_bound(run):
-        return float(run["brierlm_high"]) / t_quantile(_clusters(run) - 1)
+        return float(run["brierlm_high"]) / t_quantile(clusters_of(run) - 1)
     return float(run["brierlm_se"])
 
 
-def _clusters(run: pd.Series) -> int:
+def clusters_of(run: pd.Series) -> int:
     return 2 if missing(run["num_clusters"]) else max(2, int(run["num_clusters"]))
 
 
@@ -80,9 +83,9 @@ def compare_rows(
     first: pd.Series, second: pd.Series, comparison: Comparison, *, comparisons: int = 1
 ) -> Difference:
     """Two checkpoints that have scores and errors only (a run keeps positions of its last evaluation)."""
-    one, two = (Scored(float(row["brierlm"]), _error(row)) for row in (first, second))
+    one, two = (Scored(float(row["brierlm"]), error_of(row)) for row in (first, second))
     return unpaired_difference(
-        one, two, clusters=_clusters(first), noise=comparison.noise, comparisons=comparisons
+        one, two, clusters=clusters_of(first), noise=comparison.noise, comparisons=comparisons
     )
 
 
@@ -93,15 +96,16 @@ def check_gap(check: Setting, peer: Setting, comparison: Comparison, *, comparis
     return _gap(check, peer, comparison, paired, comparisons)
 
 
-# ---- groups: the best of each K and of the baselines ---------------------------------------------------
+# ---- groups: the best of each K, or of what the study varies, and of the baselines ---------------------
 
 
 @dataclass(frozen=True)
 class GroupGap:
-    """The best setting of one group minus the best of another (K, or None for the token baselines)."""
+    """The best setting of one group minus the best of another (keys of the comparison's dimension: K, say, or None
+    for the token baselines)."""
 
-    first: int | None
-    second: int | None
+    first: Key
+    second: Key
     difference: Difference
 
 
@@ -126,16 +130,25 @@ def group_gap(
     end is the lowest of the picked one's intervals against each of the second, the upper end the highest of the
     first's against the second's picked one."""
     ours, theirs = best_setting(first), best_setting(second)
-    ahead = [setting_gap(ours, other, comparison, comparisons=comparisons) for other in second]
-    behind = [setting_gap(other, theirs, comparison, comparisons=comparisons) for other in first]
-    value = next(gap for other, gap in zip(second, ahead, strict=True) if other is theirs)
+
+    def gap(one: Setting, other: Setting) -> Difference:
+        return setting_gap(one, other, comparison, comparisons=comparisons)
+
+    return picked_gap(
+        gap(ours, theirs), [gap(ours, other) for other in second], [gap(other, theirs) for other in first]
+    )
+
+
+def picked_gap(value: Difference, ahead: Sequence[Difference], behind: Sequence[Difference]) -> Difference:
+    """Between two picked ones. ``ahead``: of the first to all that the second was picked from; ``behind``: of all
+    that the first was picked from to the second."""
     unpaired = any(gap.unpaired for gap in [*ahead, *behind])
     lows, highs = [gap.low for gap in ahead], [gap.high for gap in behind]
     low = min((end for end in lows if end is not None), default=None)
     high = max((end for end in highs if end is not None), default=None)
     if None in lows or None in highs:  # one without an error might be the best of all
         low = high = None
-    return Difference(value.value, low, high, comparisons, unpaired, value.position_sd)
+    return replace(value, low=low, high=high, unpaired=unpaired)
 
 
 def group_gaps(comparison: Comparison) -> list[GroupGap]:
@@ -166,13 +179,16 @@ class ControlledPair:
 def controlled_pairs(comparison: Comparison) -> list[ControlledPair]:
     """All of them, by parameter and value, corrected for their number.
 
-    What follows from the parameters by a stated rule (the rate from the width, say) may differ as well."""
+    What follows from the parameters by a stated rule (the rate from the width, say) may differ as well, and so may
+    what only one of the two settings has: fields of its head, say, of two that differ in the head."""
     names = comparison.parameters
     settings = [s for s in comparison.settings if s.kind == "calm"]
-    values = [{name: s.runs[name].iloc[0] for name in names} for s in settings]
+    first = [s.runs.iloc[0] for s in settings]
+    values = [{name: run[name] if applies(run, name) else None for name in names} for run in first]
     found: list[tuple[str, int, int]] = []
     for i, j in itertools.combinations(range(len(settings)), 2):
-        differing = [name for name in names if plain(values[i][name]) != plain(values[j][name])]
+        both = [name for name in names if not missing(values[i][name]) and not missing(values[j][name])]
+        differing = [name for name in both if plain(values[i][name]) != plain(values[j][name])]
         if len(differing) == 1:
             name = differing[0]
             ordered = sorted((i, j), key=lambda n: _order(values[n][name]))
@@ -228,6 +244,6 @@ def floor_gaps(run: pd.Series, comparison: Comparison, floors: pd.DataFrame) -> 
             continue
         constant = float(rows["brierlm"].iloc[0])
         found[table] = against_constant(
-            float(run["brierlm"]), _error(run), constant, clusters=_clusters(run), comparisons=num
+            float(run["brierlm"]), error_of(run), constant, clusters=clusters_of(run), comparisons=num
         )
     return found

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from analysis.dimension import Dimension, Key, choose_dimension
 from analysis.frontier import KINDS
+from analysis.naming import ROLES, SettingNames, is_seed, setting_names, varied
 from analysis.paired import PairedScores, pair_up
 from analysis.scores import is_bound
 from analysis.stats import scatter_of_scores
@@ -22,8 +24,7 @@ from analysis.words import status_words
 from workbench.positions import FloorScores, PositionScores
 from workbench.seeds import SeedNoise, seed_noise
 
-ROLES = ("run", "trial", "baseline")
-"""Sensitivity checks deviate from the stated rules on purpose and are never part of a comparison."""
+__all__ = ["ROLES", "Comparison", "Setting", "best_setting", "cells", "compare", "noise_of"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,10 @@ class Comparison:
     """Dotted names of what was searched or varied."""
     settings: list[Setting] = field(default_factory=list)
     """``finals`` by everything but the seed, in order of first appearance."""
+    dimension: Dimension = field(default_factory=Dimension)
+    """What the runs are grouped and coloured by: K, or what the study varies first."""
+    names: SettingNames = field(default_factory=SettingNames)
+    """What the settings are called."""
     paired: PairedScores | None = None
     """The runs of ``finals`` that kept their scores, at the positions that all of these share."""
     unpaired: str = ""
@@ -133,11 +138,20 @@ class Comparison:
         return best_setting(found).best if found else None
 
     @property
-    def groups(self) -> list[tuple[int | None, list[Setting]]]:
-        """Settings of the token baselines (None) first, then of each K in order."""
-        ks: list[int | None] = [None, *self.chunk_sizes]
-        found = [(k, [setting for setting in self.settings if setting.k == k]) for k in ks]
-        return [(k, settings) for k, settings in found if settings]
+    def groups(self) -> list[tuple[Key, list[Setting]]]:
+        """Settings of the token baselines (None) first, then of each K (or head, ...) in order."""
+        keys: list[Key] = [None, *self.dimension.values]
+        found = [(key, [setting for setting in self.settings if self.key(setting) == key]) for key in keys]
+        return [(key, settings) for key, settings in found if settings]
+
+    def key(self, setting: Setting) -> Key:
+        """The group of a setting."""
+        return self.dimension.key(setting.runs.iloc[0])
+
+    def name(self, setting: Setting, *, whole: bool = False) -> str:
+        """What it differs in from others of its group; ``whole``: from all others."""
+        without = () if whole or setting.kind == "baseline" else (self.dimension.column,)
+        return self.names.words(setting.runs.iloc[0], without)
 
 
 def compare(table: RunTable) -> Comparison:
@@ -163,6 +177,9 @@ def compare(table: RunTable) -> Comparison:
     settings = [Setting(cell.drop_duplicates("seed")) for cell in cells(finals, table.config_columns)]
     paired, unpaired = pair_up(table.positions, finals["run_id"])
     noise, is_split = noise_of(settings, paired)
+    parameters = _parameters(table, finals)
+    compared = runs[runs["role"].isin(ROLES)]
+    choices = {n: d.get("choices") or () for info in table.studies.values() for n, d in info.dimensions.items()}
     return Comparison(
         fingerprint=fingerprint,
         finals=finals,
@@ -171,10 +188,12 @@ def compare(table: RunTable) -> Comparison:
         budget=budget,
         fingerprints=counts,
         left_out=left_out,
-        parameters=_parameters(table, finals),
+        parameters=parameters,
         settings=settings,
         paired=paired,
         unpaired=unpaired or _left_unpaired(finals, paired),
+        dimension=choose_dimension(compared, parameters, choices),
+        names=setting_names(runs, parameters, table.config_columns),
         noise=noise,
         noise_is_split=is_split,
         noise_kinds=tuple(sorted({s.kind for s in settings if s.num_seeds > 1 and not s.weak})),
@@ -205,15 +224,11 @@ def _left_unpaired(finals: pd.DataFrame, paired: PairedScores | None) -> str:
 def cells(runs: pd.DataFrame, columns: Iterable[str]) -> list[pd.DataFrame]:
     """Runs grouped by everything but the seed, in order of first appearance. How much was scored is no part of a
     setting either: all of ``runs`` have one evaluation fingerprint."""
-    keys = [name for name in columns if name in runs and not _is_seed(name)]
+    keys = [name for name in columns if name in runs and not is_seed(name)]
     if runs.empty:
         return []
     text = runs[["kind", *keys]].astype(object).map(repr).agg("|".join, axis=1)
     return [runs.loc[index] for index in text.groupby(text, sort=False).groups.values()]
-
-
-def _is_seed(name: str) -> bool:
-    return name == "seed" or name.endswith(".seed") or name.startswith(("runtime.", "eval."))
 
 
 def _fingerprint_counts(evaluations: pd.DataFrame) -> dict[str, int]:
@@ -270,10 +285,4 @@ def _parameters(table: RunTable, finals: pd.DataFrame) -> list[str]:
     stated = [name for info in table.studies.values() for name in info.parameters if name in table.config_columns]
     if stated:
         return list(dict.fromkeys(stated))
-    calm = finals[finals["kind"] == "calm"]
-    skip = ("train.train_", "runtime.", "eval.")
-    return [
-        name
-        for name in table.config_columns
-        if not _is_seed(name) and not name.startswith(skip) and calm[name].astype(object).map(repr).nunique() > 1
-    ]
+    return varied(finals[finals["kind"] == "calm"], table.config_columns)

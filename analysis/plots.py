@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 
 from analysis import style
 from analysis.comparison import Comparison
+from analysis.dimension import Dimension, Key
 from analysis.frontier import frontiers
 from analysis.plots_scores import draw_scores
 from analysis.rows import FLOORS, ORDERS
@@ -28,8 +29,10 @@ def main_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | None:
     if points.empty:
         return None
     figure, axes = style.new_figure(style.WIDE)
+    dimension = comparison.dimension
     for _, run in points.groupby("run_id", sort=False):
-        _curve(axes, run)
+        key = dimension.key(run.iloc[0])
+        _curve(axes, run, dimension.colour(key), dimension.marker(key))
     best = frontiers(points)
     for (models, kind), part in best.groupby(["models", "kind_of_point"], sort=False):
         colour, size = _RING[str(models)], 11 if models == "all" else 8.5
@@ -40,11 +43,9 @@ def main_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | None:
         )
     style.log_x(axes)
     labels = _floor_lines(axes, floors)
-    for k in [*comparison_sizes(points), None]:
-        ends = points[points["K"] == k] if k is not None else points[points["kind"] == "baseline"]
-        if len(ends):
-            best_end = ends.sort_values("train_flops").groupby("run_id").tail(1)["brierlm"].max()
-            labels.append(Label(float(best_end), style.k_name(k), style.k_colour(k)))
+    for key, ends in dimension.groups(points):
+        best_end = ends.sort_values("train_flops").groupby("run_id").tail(1)["brierlm"].max()
+        labels.append(Label(float(best_end), dimension.name(key), dimension.colour(key)))
     from_zero(axes)
     axes.set_xlabel("training FLOPs (without autoencoder)")
     axes.set_ylabel(BRIERLM)
@@ -60,23 +61,22 @@ def main_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | None:
     )
 
 
+def group_handle(dimension: Dimension, key: Key) -> Line2D:
+    """Legend entry of a group."""
+    colour, symbol = dimension.colour(key), dimension.marker(key)
+    return Line2D([], [], ls="", marker=symbol, color=colour, label=dimension.name(key))
+
+
 def from_zero(axes: Axes) -> None:
     """Score axis from a little below 0, so that points at 0 are seen whole."""
     top = axes.get_ylim()[1]
     axes.set_ylim(-0.03 * top, top)
 
 
-def comparison_sizes(points: pd.DataFrame) -> list[int]:
-    return sorted(int(k) for k in points["K"].dropna().unique())
-
-
-def _curve(axes: Axes, run: pd.DataFrame) -> None:
+def _curve(axes: Axes, run: pd.DataFrame, colour: str, symbol: str) -> None:
     """One run: line and points at constant rate, a star at the end of a decay, crosses during warm-up."""
-    first = run.iloc[0]
-    k = None if pd.isna(first["K"]) else int(first["K"])
-    colour = style.k_colour(k)
     axes.plot(run["train_flops"], run["brierlm"], color=colour, lw=0.8, alpha=0.45)
-    shapes = {"constant": (style.k_marker(k), 4.5 if k is not None else 6.5), "decayed": ("*", 10.0)}
+    shapes = {"constant": (symbol, 6.5 if symbol == "P" else 4.5), "decayed": ("*", 10.0)}
     for phase, part in run.groupby("phase", sort=False):
         marker, size = shapes.get(str(phase), ("x", 4.0))
         draw_scores(
@@ -93,7 +93,7 @@ def _curve(axes: Axes, run: pd.DataFrame) -> None:
 
 
 def _main_legend(axes: Axes, phases: set[str], models: list[str]) -> None:
-    """Explains only what occurs; K, baseline and floors are named beside their values."""
+    """Explains only what occurs; groups, baseline and floors are named beside their values."""
     entries: list[Line2D] = []
     for phase, label, marker in (("constant", "constant rate", "o"), ("decayed", "end of decay", "*")):
         if phase in phases:
@@ -150,12 +150,11 @@ def _scatter(
     if runs.empty:
         return None
     figure, axes = style.new_figure(style.SMALL)
-    labels = []
-    for k, part in groups_by_k(runs):
-        draw_scores(
-            axes, part[column], part, marker=style.k_marker(k), size=6, colour=style.k_colour(k), line_width=0.9
-        )
-        labels.append(Label(float(part["brierlm"].max()), style.k_name(k), style.k_colour(k)))
+    labels, dimension = [], comparison.dimension
+    for key, part in dimension.groups(runs):
+        colour = dimension.colour(key)
+        draw_scores(axes, part[column], part, marker=dimension.marker(key), size=6, colour=colour, line_width=0.9)
+        labels.append(Label(float(part["brierlm"].max()), dimension.name(key), colour))
     if log:
         style.log_x(axes)
         axes.xaxis.set_major_locator(_few_log_ticks(axes))
@@ -175,29 +174,20 @@ def _few_log_ticks(axes: Axes) -> Any:
     return LogLocator(subs=subs, numticks=6)
 
 
-def groups_by_k(runs: pd.DataFrame) -> list[tuple[int | None, pd.DataFrame]]:
-    """Per chunk size in order, the baselines last."""
-    groups: list[tuple[int | None, pd.DataFrame]] = []
-    for k in sorted(int(k) for k in runs["K"].dropna().unique()):
-        groups.append((k, runs[(runs["K"] == k).fillna(False)]))
-    baselines = runs[runs["kind"] == "baseline"]
-    return [*groups, (None, baselines)] if len(baselines) else groups
-
-
 def orders_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | None:
-    """Brier-1 ... Brier-4 of the best run of each K, with the n-gram tables' values."""
+    """Brier-1 ... Brier-4 of the best run of each K (or head, ...), with the n-gram tables' values."""
     if comparison.finals.empty:
         return None
     figure, axes = style.new_figure(style.WIDE)
-    groups = groups_by_k(comparison.finals)
-    best = [(k, comparison.best(part)) for k, part in groups]
+    dimension = comparison.dimension
+    best = [(key, comparison.best(part)) for key, part in dimension.groups(comparison.finals)]
     columns = [f"brier_{n}" for n in ORDERS]
     positive = [v for _, run in best if run is not None for v in run[columns].astype(float) if v > 0]
     tables = [(t, floors[floors["table"] == t].iloc[0]) for t in FLOORS if (floors["table"] == t).any()]
     bottom = min(positive, default=0.01) / 3
     x = np.asarray(ORDERS, dtype=float)
     handles: list[Line2D] = []
-    for i, (k, run) in enumerate(best):
+    for i, (key, run) in enumerate(best):
         assert run is not None
         offset = (i - (len(best) - 1) / 2) * 0.12
         values = run[columns].to_numpy(dtype=float)
@@ -208,9 +198,9 @@ def orders_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | Non
             x[shown] + offset,
             values[shown],
             yerr=np.stack([low[shown], errors[shown]]),
-            fmt=style.k_marker(k),
+            fmt=dimension.marker(key),
             ms=7,
-            color=style.k_colour(k),
+            color=dimension.colour(key),
             mec="white",
             mew=0.5,
             elinewidth=1.0,
@@ -222,11 +212,9 @@ def orders_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | Non
             marker="v",
             ms=7,
             mfc="none",
-            color=style.k_colour(k),
+            color=dimension.colour(key),
         )
-        handles.append(
-            Line2D([], [], ls="", marker=style.k_marker(k), color=style.k_colour(k), label=style.k_name(k))
-        )
+        handles.append(group_handle(dimension, key))
     for table, row in tables:
         values = row[columns].to_numpy(dtype=float)
         for n, value in zip(ORDERS, values, strict=True):
@@ -243,9 +231,9 @@ def orders_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | Non
     return style.render(
         figure,
         "orders",
-        "Brier-1 to Brier-4 of the best run of each K",
-        "Best run of each K at the budget, one standard error; a hollow triangle at the bottom is a value of 0 or "
-        "less, which makes BrierLM 0.",
+        f"Brier-1 to Brier-4 of the best run of each {dimension.noun}",
+        f"Best run of each {dimension.noun} at the budget, one standard error; a hollow triangle at the bottom is "
+        "a value of 0 or less, which makes BrierLM 0.",
     )
 
 
@@ -269,23 +257,25 @@ def importance_figure(importance: dict[str, float], names: dict[str, str]) -> Pi
 
 
 def cost_figure(comparison: Comparison) -> Picture | None:
-    """Where the FLOPs went: language model and autoencoder, mean over the runs of each K."""
+    """Where the FLOPs went: language model and autoencoder, mean over the runs of each group."""
     runs = comparison.finals.dropna(subset=["train_flops"])
     if runs.empty:
         return None
-    groups = groups_by_k(runs)[::-1]
+    dimension = comparison.dimension
+    groups = dimension.groups(runs)[::-1]
+    colours = [dimension.colour(key) for key, _ in groups]
     figure, axes = style.new_figure((style.SMALL[0], 1.5 + 0.45 * len(groups)))
-    names = [style.k_name(k).replace("token ", "") for k, _ in groups]
+    names = [dimension.name(key).replace("token ", "") for key, _ in groups]
     model = [float(part["train_flops"].mean()) for _, part in groups]
     extra = [float(part["autoencoder_train_flops"].fillna(0.0).mean()) for _, part in groups]
     scale = 10.0 ** np.floor(np.log10(max(m + e for m, e in zip(model, extra, strict=True))))
-    axes.barh(names, np.asarray(model) / scale, color=[style.k_colour(k) for k, _ in groups], height=0.55)
+    axes.barh(names, np.asarray(model) / scale, color=colours, height=0.55)
     axes.barh(
         names,
         np.asarray(extra) / scale,
         left=np.asarray(model) / scale,
         color="white",
-        edgecolor=[style.k_colour(k) for k, _ in groups],
+        edgecolor=colours,
         hatch="////",
         height=0.55,
     )
@@ -309,14 +299,14 @@ def speed_figure(comparison: Comparison) -> Picture | None:
     runs = comparison.finals[comparison.finals["tokens_per_second"] > 0]
     if runs.empty:
         return None
-    groups = groups_by_k(runs)[::-1]
+    dimension = comparison.dimension
+    groups = dimension.groups(runs)[::-1]
     figure, axes = style.new_figure((style.SMALL[0], 1.5 + 0.45 * len(groups)))
-    for i, (k, part) in enumerate(groups):
+    for i, (key, part) in enumerate(groups):
         speeds = part["tokens_per_second"].to_numpy(dtype=float) / 1000
-        axes.plot(
-            speeds, jitter(len(speeds), i, 0.3), ls="", marker=style.k_marker(k), ms=5, color=style.k_colour(k)
-        )
-    axes.set_yticks(range(len(groups)), [style.k_name(k).replace("token ", "") for k, _ in groups])
+        places = jitter(len(speeds), i, 0.3)
+        axes.plot(speeds, places, ls="", marker=dimension.marker(key), ms=5, color=dimension.colour(key))
+    axes.set_yticks(range(len(groups)), [dimension.name(key).replace("token ", "") for key, _ in groups])
     axes.set_ylim(-0.6, len(groups) - 0.4)
     axes.set_xlim(left=0)
     axes.grid(axis="y", visible=False)

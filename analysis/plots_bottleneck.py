@@ -1,4 +1,4 @@
-"""The figure "where is the quality lost": one panel a chunk size."""
+"""The figure "where is the quality lost": one panel a chunk size, or whatever the study is about."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ STAGES = {
 """Field of the record: label, marker, colour."""
 
 
-def bottleneck_figure(panels: dict[int, Bottleneck]) -> Picture | None:
-    """Brier-n of every stage against the order n, by K."""
+def bottleneck_figure(panels: dict[str, Bottleneck], noun: str = "K") -> Picture | None:
+    """Brier-n of every stage against the order n. ``panels``: by the name of the group whose best run it is of;
+    ``noun``: what the groups are."""
     if not panels:
         return None
     positive = [v for panel in panels.values() for name in STAGES for v in getattr(panel, name) if v > 0]
     bottom = min(positive, default=1.0) / 2
     figure, axes = panel_grid(len(panels), 2.9)
-    for i, (one, (k, panel)) in enumerate(zip(axes, panels.items(), strict=True)):
+    for i, (one, (name, panel)) in enumerate(zip(axes, panels.items(), strict=True)):
         _stages(one, panel, bottom)
-        one.set_title(style.k_name(k), loc="left", fontsize=9.5)
+        one.set_title(name, loc="left", fontsize=9.5)
         if i % 2 == 0:
             one.set_ylabel("per cent (log scale)")
     handles = [
@@ -51,9 +52,9 @@ def bottleneck_figure(panels: dict[int, Bottleneck]) -> Picture | None:
         figure,
         "bottleneck",
         "From the autoencoder to the model",
-        "Best run of each K at the budget: Brier-n of the first n tokens of a chunk. From the autoencoder to the "
-        "noise to the model, the drop from line to line is what that part costs; the model lies as far above "
-        "another window's context as the head uses its own. Orange: an accuracy, not a Brier score. At the "
+        f"Best run of each {noun} at the budget: Brier-n of the first n tokens of a chunk. From the autoencoder "
+        "to the noise to the model, the drop from line to line is what that part costs; the model lies as far "
+        "above another window's context as the head uses its own. Orange: an accuracy, not a Brier score. At the "
         "bottom, hollow: values of 0 or less.",
     )
 

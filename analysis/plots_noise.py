@@ -11,7 +11,6 @@ from analysis.comparison import Comparison, Setting, noise_of
 from analysis.paired import PairedScores
 from analysis.plots import jitter
 from analysis.style import INK, LIGHT, Picture
-from analysis.tables import setting_words
 from analysis.words import number
 from workbench.uncertainty import geometric_mean
 
@@ -31,14 +30,14 @@ def seeds_figure(comparison: Comparison) -> Picture | None:
     axes.axvspan(-sd, sd, color=LIGHT, alpha=0.45, lw=0)
     axes.axvline(0.0, color=INK, lw=0.8)
     for place, setting in enumerate(shown):
-        _strip(axes, place, setting, comparison.paired)
-    names = [_name(setting, comparison.parameters) for setting in shown]
+        _strip(axes, place, setting, comparison)
+    names = [_name(setting, comparison) for setting in shown]
     axes.set_yticks(range(len(shown)), names)
     axes.set_ylim(-0.6, len(shown) - 0.4)
     reach = 1.05 * max(abs(end) for end in axes.get_xlim())
     axes.set_xlim(-reach, reach)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("BrierLM minus the mean of its setting")
+    axes.set_xlabel("BrierLM minus the mean of its setting", loc="right")  # long names leave the axis little room
     which = f"The best {len(shown)} of {len(repeated)} settings" if len(shown) < len(repeated) else "Settings"
     return style.render(
         figure,
@@ -50,20 +49,21 @@ def seeds_figure(comparison: Comparison) -> Picture | None:
     )
 
 
-def _name(setting: Setting, parameters: list[str]) -> str:
-    words = setting_words(setting.runs.iloc[0], parameters)
-    return f"{'baseline, ' if setting.k is None else ''}{words}: {number(setting.score)}"
+def _name(setting: Setting, comparison: Comparison) -> str:
+    words = comparison.name(setting, whole=True)
+    return f"{'baseline, ' if setting.kind == 'baseline' else ''}{words}: {number(setting.score)}"
 
 
-def _strip(axes: Axes, place: int, setting: Setting, paired: PairedScores | None) -> None:
-    scores, errors = _scores(setting, paired)
+def _strip(axes: Axes, place: int, setting: Setting, comparison: Comparison) -> None:
+    scores, errors = _scores(setting, comparison.paired)
+    key = comparison.key(setting)
     axes.errorbar(
         scores - scores.mean(),
         jitter(len(scores), place, 0.44),
         xerr=errors,
-        fmt=style.k_marker(setting.k),
+        fmt=comparison.dimension.marker(key),
         ms=5.5,
-        color=style.k_colour(setting.k),
+        color=comparison.dimension.colour(key),
         mec="white",
         mew=0.4,
         elinewidth=0.9,

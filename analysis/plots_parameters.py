@@ -13,7 +13,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from analysis import style
 from analysis.ablation import categories
 from analysis.comparison import Comparison
-from analysis.plots import BRIERLM, from_zero, groups_by_k, jitter
+from analysis.naming import values_of
+from analysis.plots import BRIERLM, from_zero, group_handle, jitter
 from analysis.plots_scores import draw_scores
 from analysis.scores import bound_text
 from analysis.stats import mean_of
@@ -21,29 +22,31 @@ from analysis.style import GREY, INK, Picture
 
 
 def parameter_figure(comparison: Comparison, name: str, title: str) -> Picture | None:
-    """BrierLM of the runs at the budget against one parameter; colour is K, black the mean over all."""
-    runs = comparison.calm
-    if runs.empty or name not in runs or runs[name].dropna().empty:
+    """BrierLM of the runs at the budget against one parameter, of those that have it; colour is the group, black
+    the mean over all."""
+    runs, dimension = comparison.calm, comparison.dimension
+    if runs.empty or name not in runs or (found := values_of(runs, name).dropna()).empty:
         return None
-    labels = categories(runs[name])
+    runs = runs.loc[found.index]
+    labels = categories(found)
     values = list(labels.cat.categories)
     figure, axes = style.new_figure(style.SMALL)
-    groups = groups_by_k(runs)
-    is_k = name == "model.chunk_size"
+    groups = dimension.groups(runs)
+    is_lead = name == dimension.column
     for x, value in enumerate(values):
         here = runs[labels == value]
-        for i, (k, part) in enumerate(groups):
+        for i, (key, part) in enumerate(groups):
             scores = part[part.index.isin(here.index)]
             if scores.empty:
                 continue
-            centre = float(x) - 0.1 if is_k else x + (i - (len(groups) - 1) / 2) * 0.5 / len(groups) - 0.1
+            centre = float(x) - 0.1 if is_lead else x + (i - (len(groups) - 1) / 2) * 0.5 / len(groups) - 0.1
             draw_scores(
                 axes,
-                jitter(len(scores), centre, 0.24 if is_k else 0.36 / len(groups)),
+                jitter(len(scores), centre, 0.24 if is_lead else 0.36 / len(groups)),
                 scores,
-                marker=style.k_marker(k),
+                marker=dimension.marker(key),
                 size=4.5,
-                colour=style.k_colour(k),
+                colour=dimension.colour(key),
                 edge_width=0.4,
                 line_width=0.7,
                 alpha=0.85,
@@ -55,10 +58,7 @@ def parameter_figure(comparison: Comparison, name: str, title: str) -> Picture |
     axes.grid(axis="x", visible=False)
     axes.set_xlabel(title)
     axes.set_ylabel(BRIERLM)
-    handles = [
-        Line2D([], [], ls="", marker=style.k_marker(k), color=style.k_colour(k), label=style.k_name(k))
-        for k, _ in groups
-    ]
+    handles = [group_handle(dimension, key) for key, _ in groups]
     handles.append(Line2D([], [], ls="", marker="_", ms=9, mew=2, color=INK, label="mean"))
     figure.legend(
         handles=handles, loc="outside upper center", ncols=4, handletextpad=0.1, columnspacing=0.7, fontsize=8.5

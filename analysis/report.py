@@ -17,11 +17,12 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup, escape
 
-from analysis import plots, sections, sections_compared, style, tables, texts
+from analysis import plots, sections, sections_compared, sections_sampling, style, tables, texts
 from analysis.ablation import Effect, effects
 from analysis.claims import ControlledPair, controlled_pairs
 from analysis.correlation import Correlation, answer, correlate
 from analysis.correlation import details as correlation_details
+from analysis.samples import visible_whole
 from analysis.sections import Section
 from analysis.style import Picture
 from analysis.table import RunTable, StudyInfo, choose_studies, load_runs
@@ -93,6 +94,9 @@ def build(table: RunTable, study: str) -> Content:
     results = correlate(texts.comparable(table))
     with style.house_style():
         main = plots.main_figure(comparison, floors)
+        calls = sections_sampling.calls_section(table, comparison)
+        samplers = sections_sampling.samplers_section(table, comparison)
+        samples = sections_sampling.samples_section(table, parts)
         contents = [
             sections.key_section(table, parts, shown),
             *_of_one_text(
@@ -102,8 +106,10 @@ def build(table: RunTable, study: str) -> Content:
                     sections_compared.compared_section(comparison, shown.places, pairs),
                     sections_compared.noise_section(comparison, shown.places, pairs),
                     sections.effects_section(comparison, found),
+                    *[section for section in (calls, samplers) if section],
                 ],
             ),
+            *[section for section in (samples,) if section],
             sections.autoencoder_section(table),
             *_of_one_text(parts, shown, [sections.bottleneck_section(table, comparison)]),
             sections.correlation_section(results),
@@ -129,7 +135,7 @@ def build(table: RunTable, study: str) -> Content:
         study=study,
         info=info,
         counts=_counts(table.runs),
-        verdict=_verdict(parts, found, pairs, results),
+        verdict=_verdict(parts, found, pairs, results, sections_sampling.verdict_words(table, comparison)),
         main=main,
         comparison=comparison,
         sections=contents,
@@ -158,19 +164,25 @@ def _of_one_text(parts: list[Part], shown: Part, found: list[Section]) -> list[S
 
 
 def _verdict(
-    parts: list[Part], found: list[Effect], pairs: list[ControlledPair], results: list[Correlation]
+    parts: list[Part],
+    found: list[Effect],
+    pairs: list[ControlledPair],
+    results: list[Correlation],
+    sampling: list[str],
 ) -> Verdict:
-    """Of every text; a study of nothing but token baselines answers whether BrierLM and cross-entropy agree."""
+    """Of every text; a study of nothing but token baselines answers whether BrierLM and cross-entropy agree.
+    ``sampling``: what there is to say about network calls and samplers."""
     shown = texts.largest(parts)
     each = [
         headline(part.comparison, part.places, *((found, pairs) if part is shown else ([], []))) for part in parts
     ]
     only_baselines = bool(results) and all(part.comparison.calm.empty for part in parts)
     if len(parts) == 1 and not only_baselines:
-        return each[0]
+        return replace(each[0], details=[*each[0].details, *sampling])
     prefix = [f"{part.text}: " if len(parts) > 1 else "" for part in parts]
     lead = [words + sentence for words, verdict in zip(prefix, each, strict=True) for sentence in verdict.lead]
     details = [words + line for words, verdict in zip(prefix, each, strict=True) for line in verdict.details]
+    details += [f"{shown.text}: {words}" if len(parts) > 1 else words for words in sampling]
     if only_baselines:
         lead, details = answer(results), [*map(correlation_details, results), *details]
     cautions = [verdict.caution for verdict in each if verdict.caution]
@@ -246,6 +258,9 @@ def _write_parts(folder: Path, table: RunTable, content: Content) -> None:
         ("floors", table.floors),
         ("bottlenecks", table.bottlenecks),
         ("controlled_pairs", content.pairs),
+        ("calls", table.calls),
+        ("tradeoffs", table.tradeoffs),
+        ("samples", table.samples.assign(**{c: table.samples[c].map(visible_whole) for c in ("prompt", "text")})),
     ):
         plain_frame = _storable(frame)
         plain_frame.to_csv(folder / "data" / f"{name}.csv", index=False, lineterminator="\n")

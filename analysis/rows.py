@@ -29,6 +29,7 @@ class Loaded:
     autoencoder: records.AutoencoderReport | None
     text: str = ""
     """Of ``text_names``."""
+    samples: Sequence[records.SampleText] = ()
 
 
 _NUMBERS = [
@@ -36,14 +37,15 @@ _NUMBERS = [
     *[f"brier_{n}" for n in ORDERS],
     *[f"brier_{n}_se" for n in ORDERS],
     *["score", "cross_entropy", "cross_entropy_se", "bits_per_byte", "byte_perplexity"],
-    *["energy_loss", "energy_loss_shuffled"],
+    *["head_loss", "head_loss_shuffled"],
 ]
 _COUNTS = ["num_positions", "num_clusters", "num_windows", "rounds"]
 SCORE_COLUMNS = [*_NUMBERS, *_COUNTS, "weak_orders"]
 """``weak_orders``: "3, 4" where these lie within three of their errors of 0, "" where none does."""
 OVERLAP_COLUMNS = [f"overlap_{name}" for name in records.Overlap.model_fields]
 RUN_COLUMNS = [
-    *["study", "run_id", "folder", "name", "role", "trial", "seed", "kind", "head", "status", "reason", "K"],
+    *["study", "run_id", "folder", "name", "role", "trial", "seed", "kind", "head", "setting"],
+    *["status", "reason", "K"],
     *["config_hash", "data_hash", "text", "fingerprint", "created", "finished", "step", "num_steps", "tokens"],
     *["train_seconds", "wall_seconds", "tokens_per_second", "at_budget", "phase"],
     *SCORE_COLUMNS,
@@ -53,8 +55,22 @@ RUN_COLUMNS = [
     *["diagnostics", "diagnostic_messages", "mlflow_uri", "mlflow_experiment", "mlflow_run"],
 ]
 EVALUATION_COLUMNS = [
-    *["run_id", "study", "role", "kind", "K", "seed", "status", "step", "tokens", "train_flops"],
+    *[
+        "run_id",
+        "study",
+        "role",
+        "kind",
+        "K",
+        "head",
+        "setting",
+        "seed",
+        "status",
+        "step",
+        "tokens",
+        "train_flops",
+    ],
     *["train_flops_with_autoencoder", "phase", "text", "corpus", "tokenizer", "size", "fingerprint"],
+    *["network_calls", "solver"],
     *SCORE_COLUMNS,
 ]
 AUTOENCODER_COLUMNS = [
@@ -90,12 +106,18 @@ def _short_text(config: Mapping[str, Any]) -> str:
     return f"{corpus.rsplit('/', 1)[-1]}, {config.get('data.tokenizer.kind') or 'unknown tokenizer'}"
 
 
-def _chunk_size(item: Loaded) -> int | None:
+def chunk_size(item: Loaded) -> int | None:
     """K, or None for a token baseline."""
     if item.record.kind == "baseline":
         return None
     value = item.config.get("model.chunk_size")
     return int(value) if value is not None else (item.autoencoder.chunk_size if item.autoencoder else None)
+
+
+def fingerprint_of(record: records.RunRecord, last: records.Evaluation | None = None) -> str:
+    """Of the last evaluation; ``last``: where the record holds none."""
+    evaluation = record.final or last
+    return (evaluation.fingerprint if evaluation else "") or record.eval_fingerprint
 
 
 def _autoencoder_flops(item: Loaded) -> float:
@@ -110,10 +132,14 @@ def _autoencoder_flops(item: Loaded) -> float:
 def _scores(evaluation: records.Evaluation | None) -> dict[str, Any]:
     if evaluation is None:
         return {}
-    brier = evaluation.brier
+    own = [name for name in SCORE_COLUMNS if name in records.Evaluation.model_fields]
+    return {**brier_columns(evaluation.brier), **{name: getattr(evaluation, name) for name in own}}
+
+
+def brier_columns(brier: records.Brier) -> dict[str, Any]:
+    """Those of ``SCORE_COLUMNS`` that a Brier score holds."""
     row: dict[str, Any] = {
         **{name: getattr(brier, name) for name in SCORE_COLUMNS if name in records.Brier.model_fields},
-        **{name: getattr(evaluation, name) for name in SCORE_COLUMNS if name in records.Evaluation.model_fields},
         "weak_orders": ", ".join(str(n) for n in _weak_orders(brier)),
     }
     for n, value, error in zip(ORDERS, brier.brier, brier.brier_se, strict=False):
@@ -142,9 +168,9 @@ def run_row(item: Loaded, columns: list[str]) -> dict[str, Any]:
         **{f"overlap_{name}": value for name, value in overlap.items()},
         "study": item.study,
         "folder": item.folder,
-        "K": _chunk_size(item),
+        "K": chunk_size(item),
         "text": item.text,
-        "fingerprint": (last.fingerprint if last else "") or record.eval_fingerprint,
+        "fingerprint": fingerprint_of(record, last),
         "at_budget": record.status == "completed" and last is not None,
         "phase": last.phase if last else "",
         "train_flops": reached,
@@ -175,7 +201,8 @@ def evaluation_rows(item: Loaded) -> list[dict[str, Any]]:
             "study": item.study,
             "role": record.role,
             "kind": record.kind,
-            "K": _chunk_size(item),
+            "K": chunk_size(item),
+            "head": record.head,
             "seed": record.seed,
             "status": record.status,
             "step": evaluation.step,
@@ -188,6 +215,8 @@ def evaluation_rows(item: Loaded) -> list[dict[str, Any]]:
             "tokenizer": item.config.get("data.tokenizer.kind"),
             "size": f"d{item.config.get('model.backbone.width')}-l{item.config.get('model.backbone.num_layers')}",
             "fingerprint": evaluation.fingerprint,
+            "network_calls": evaluation.network_calls,
+            "solver": evaluation.solver,
             **_scores(evaluation),
         }
         for _, evaluation in sorted(evaluations.items())
@@ -243,7 +272,7 @@ def bottleneck_rows(item: Loaded) -> list[dict[str, Any]]:
     return [
         {
             "run_id": item.record.run_id,
-            "K": _chunk_size(item),
+            "K": chunk_size(item),
             "order": i + 1,
             **{name: getattr(panel, name)[i] for name in BOTTLENECK_ORDER_COLUMNS},
         }
@@ -252,12 +281,10 @@ def bottleneck_rows(item: Loaded) -> list[dict[str, Any]]:
 
 
 def floor_rows(item: Loaded) -> list[dict[str, Any]]:
-    final = item.record.final
-    fingerprint = (final.fingerprint if final else "") or item.record.eval_fingerprint
     return [
         {
             "run_id": item.record.run_id,
-            "fingerprint": fingerprint,
+            "fingerprint": fingerprint_of(item.record),
             "table": table,
             "brierlm": floor.brierlm,
             "cross_entropy": floor.cross_entropy,
@@ -269,9 +296,10 @@ def floor_rows(item: Loaded) -> list[dict[str, Any]]:
 
 def typed(frame: pd.DataFrame) -> pd.DataFrame:
     """Whole numbers that may be missing as Int64, scores as floats (a column of None is not numeric)."""
-    for name in ("K", "trial", "seed", *_COUNTS, "overlap_span_bytes", "overlap_longest_tokens"):
+    for name in ("K", "trial", "seed", "network_calls", *_COUNTS, "overlap_span_bytes", "overlap_longest_tokens"):
         if name in frame:
             frame[name] = pd.to_numeric(frame[name]).astype("Int64")
-    for name in (*_NUMBERS, *[n for n in OVERLAP_COLUMNS if n.endswith("_share") and n in frame]):
+    shares = [name for name in OVERLAP_COLUMNS if name.endswith("_share")]
+    for name in [name for name in (*_NUMBERS, *shares) if name in frame]:
         frame[name] = pd.to_numeric(frame[name]).astype("float64")
     return frame

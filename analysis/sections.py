@@ -19,6 +19,8 @@ from analysis.ablation import Effect
 from analysis.comparison import Comparison
 from analysis.correlation import Correlation
 from analysis.frontier import COSTS
+from analysis.naming import setting_names
+from analysis.samples import Sample
 from analysis.style import Picture
 from analysis.table import RunTable, StudyInfo
 from analysis.texts import Part
@@ -40,6 +42,11 @@ class Section:
     notes: list[str] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        return not (self.pictures or self.tables or self.samples)
 
     def add(self, item: Picture | Table | None, otherwise: str = "") -> None:
         if isinstance(item, Picture):
@@ -139,15 +146,16 @@ def correlation_section(results: list[Correlation]) -> Section:
 
 
 def bottleneck_section(table: RunTable, comparison: Comparison) -> Section:
-    """Best run of each K that holds a panel."""
-    section = Section("bottleneck", "Where the quality is lost")
-    panels = {}
-    for k in comparison.chunk_sizes:
-        best = comparison.best(comparison.calm[comparison.calm["K"] == k])
+    """Best run of each K (or head, ...) that holds a panel."""
+    section, dimension = Section("bottleneck", "Where the quality is lost"), comparison.dimension
+    panels, absent = {}, []
+    for key, runs in dimension.groups(comparison.calm):
+        best = comparison.best(runs)
         if best is not None and best["run_id"] in table.panels:
-            panels[k] = table.panels[best["run_id"]]
-    absent = [f"K = {k}" for k in comparison.chunk_sizes if k not in panels]
-    if not comparison.chunk_sizes:
+            panels[dimension.name(key)] = table.panels[best["run_id"]]
+        else:
+            absent.append(dimension.name(key))
+    if comparison.calm.empty:
         section.notes.append("No CALM run completed at the budget; a token baseline has no such parts.")
     elif not panels:
         section.notes.append(
@@ -156,9 +164,9 @@ def bottleneck_section(table: RunTable, comparison: Comparison) -> Section:
         )
     elif absent:
         section.notes.append(f"{', '.join(absent)}: the best run recorded no panel.")
-    section.notes += [f"K = {k}: {where_lost(panel)}" for k, panel in panels.items()]
-    section.add(plots_bottleneck.bottleneck_figure(panels))
-    section.add(tables_quality.bottleneck_table(panels))
+    section.notes += [f"{name}: {where_lost(panel)}" for name, panel in panels.items()]
+    section.add(plots_bottleneck.bottleneck_figure(panels, dimension.noun))
+    section.add(tables_quality.bottleneck_table(panels, dimension.noun))
     return section
 
 
@@ -219,7 +227,8 @@ def checks_section(table: RunTable, comparison: Comparison) -> Section:
 def runs_section(table: RunTable, parts: list[Part]) -> Section:
     section = Section("runs", "Runs")
     parameters = list(dict.fromkeys(name for part in parts for name in part.comparison.parameters))
-    section.add(tables.runs_table(table.runs, parameters), "The study has no runs yet.")
+    names = setting_names(table.runs, parameters, table.config_columns)
+    section.add(tables.runs_table(table.runs, names), "The study has no runs yet.")
     left_out = [item for part in parts for item in part.comparison.left_out]
     if left_out:
         rows: list[list[Cell]] = [[name, reason] for name, reason in left_out]

@@ -13,9 +13,19 @@ from analysis.comparison import Comparison, noise_of
 from analysis.noise import Needed, NoiseFloor, noise_floor
 from analysis.sections import Section
 from analysis.stats import BETTER, WORSE
-from analysis.tables import setting_words
 from analysis.verdict import Standing
-from analysis.words import MISSING, Cell, Table, difference_words, interval, name_of, number, plain, whole
+from analysis.words import (
+    MISSING,
+    Cell,
+    Table,
+    difference_words,
+    interval,
+    name_of,
+    number,
+    plain,
+    value_words,
+    whole,
+)
 from workbench.seeds import MAX_SEEDS
 
 MAX_PAIRS = 40
@@ -36,10 +46,10 @@ def compared_section(comparison: Comparison, places: list[Standing], pairs: list
             if comparison.noise
             else "Training noise is not in these intervals: they rank the trained models, not their settings."
         )
-    section.notes += _floor_note(places)
+    section.notes += _floor_note(comparison, places)
     section.add(
         groups_table(comparison, places),
-        f"{_group_name(places[0].k)[0].upper()}{_group_name(places[0].k)[1:]} only: there is no other group to "
+        f"{_group_name(places[0])[0].upper()}{_group_name(places[0])[1:]} only: there is no other group to "
         "compare with.",
     )
     if not comparison.calm.empty:
@@ -50,7 +60,7 @@ def compared_section(comparison: Comparison, places: list[Standing], pairs: list
     return section
 
 
-def _floor_note(places: list[Standing]) -> list[str]:
+def _floor_note(comparison: Comparison, places: list[Standing]) -> list[str]:
     gaps = [gap for place in places for gap in place.floors.values()]
     if not gaps:
         return []
@@ -58,9 +68,9 @@ def _floor_note(places: list[Standing]) -> list[str]:
     if any(gap.unpaired for gap in gaps):
         how += ", some without pairs because the scores by position are missing"
     return [
-        f"Key numbers hold the best run of each K and of the baselines against n-gram tables {how}. That is about "
-        f"the trained model; it is corrected for {_comparisons(gaps[0].comparisons)}, since every run could have "
-        "been the best one."
+        f"Key numbers hold the best run of each {comparison.dimension.noun} and of the baselines against n-gram "
+        f"tables {how}. That is about the trained model; it is corrected for "
+        f"{_comparisons(gaps[0].comparisons)}, since every run could have been the best one."
     ]
 
 
@@ -69,15 +79,15 @@ def _what(comparison: Comparison) -> str:
 
 
 def groups_table(comparison: Comparison, places: list[Standing]) -> Table:
-    """The best setting of every K and of the baselines against each other."""
+    """The best setting of every K (or head, ...) and of the baselines against each other."""
     rows: list[list[Cell]] = []
     ranked = sorted(places, key=lambda place: -place.setting.score)
     for first, second in itertools.combinations(ranked, 2):
-        gap = first.gaps[second.k]
+        gap = first.gaps[second.key]
         rows.append(
             [
-                _group_name(first.k),
-                _group_name(second.k),
+                _group_name(first),
+                _group_name(second),
                 f"{first.setting.num_seeds}, {second.setting.num_seeds}",
                 difference_words(gap),
                 gap.verdict,
@@ -90,8 +100,8 @@ def groups_table(comparison: Comparison, places: list[Standing]) -> Table:
     return Table("groups", caption, columns, rows, frozenset({2, 3}))
 
 
-def _group_name(k: int | None) -> str:
-    return "token baselines" if k is None else f"K = {k}"
+def _group_name(place: Standing) -> str:
+    return "token baselines" if place.key is None else place.name
 
 
 def _comparisons(num: int) -> str:
@@ -103,13 +113,10 @@ def pairs_table(comparison: Comparison, pairs: list[ControlledPair]) -> Table:
     shown = pairs if len(pairs) <= MAX_PAIRS else _telling(comparison, pairs)
     rows: list[list[Cell]] = []
     for pair in shown:
-        rest = [name for name in comparison.parameters if name != pair.parameter]
-        values = [plain(setting.runs[pair.parameter].iloc[0]) for setting in (pair.first, pair.second)]
         rows.append(
             [
                 name_of(pair.parameter),
-                f"{values[0]} → {values[1]}",
-                setting_words(pair.first.runs.iloc[0], rest),
+                *_change(comparison, pair),
                 f"{pair.first.num_seeds}, {pair.second.num_seeds}",
                 difference_words(pair.difference),
                 pair.difference.verdict,
@@ -122,6 +129,19 @@ def pairs_table(comparison: Comparison, pairs: list[ControlledPair]) -> Table:
         caption += "are in data/controlled_pairs.csv."
     columns = ["parameter", "change", "at", "seeds", "difference [95 %]", "the second is"]
     return Table("controlled_pairs", caption, columns, rows, frozenset({3, 4}))
+
+
+def _change(comparison: Comparison, pair: ControlledPair) -> list[Cell]:
+    """``energy, quadric → flow``, and what both have: the rest of their names."""
+    runs = [setting.runs.iloc[0] for setting in (pair.first, pair.second)]
+    named = [[name for name in comparison.names.of(run) if name != pair.parameter] for run in runs]
+    common = [name for name in named[0] if name in named[1]]
+    values = []
+    for run, names in zip(runs, named, strict=True):
+        own = [value_words(name, run[name]) for name in names if name not in common]
+        values.append(", ".join([plain(run[pair.parameter]), *own]))
+    at = ", ".join(value_words(name, runs[0][name]) for name in common)
+    return [f"{values[0]} → {values[1]}", at or MISSING]
 
 
 def _telling(comparison: Comparison, pairs: list[ControlledPair]) -> list[ControlledPair]:
@@ -189,7 +209,8 @@ def _noise_words(comparison: Comparison, found: NoiseFloor) -> list[str]:
     words.append(
         f"Noise floor: between two settings with {seeds} each this study could show a true difference of "
         f"{number(found.smallest)} BrierLM with a chance of 80 % if it were the only comparison, and of "
-        f"{number(found.smallest_corrected)} among its {_comparisons(found.comparisons)} of K and baselines. "
+        f"{number(found.smallest_corrected)} among its {_comparisons(found.comparisons)} of "
+        f"{comparison.dimension.plural} and baselines. "
         "Smaller ones are mostly called indistinguishable."
     )
     return words

@@ -43,6 +43,23 @@ def mean_of(values: Sequence[float]) -> Mean:
     return Mean(mean, len(array), sd, mean - half, mean + half)
 
 
+ONE_ERROR = 0.6827
+"""What plus and minus one standard error of a normal estimate hold."""
+
+
+def mean_over_seeds(values: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:
+    """Mean of one setting's runs, and an error that holds 68 %.
+
+    Of several seeds it is the t interval of their mean (two seeds that agree by luck are not taken to be sure). It
+    holds the noise of training and of evaluation, except what the positions say about all seeds alike. Of a single
+    one it is the evaluation's own error, ``errors``."""
+    array = np.asarray(values, dtype=float)
+    if len(array) == 1:
+        return float(array[0]), float(errors[0])
+    half = t_quantile(len(array) - 1, level=ONE_ERROR) * float(array.std(ddof=1)) / math.sqrt(len(array))
+    return float(array.mean()), half
+
+
 @dataclass(frozen=True)
 class Difference:
     """``value`` = first minus second. Without an interval nothing is claimed."""

@@ -1,7 +1,8 @@
 """One look for all figures: colours per K, fonts, files that are the same byte for byte.
 
 K has an ordinal palette (viridis order, dark to light, safe for the common colour blindnesses and in
-grey) and a marker of its own, the same in every figure; token baselines are black, n-gram floors grey.
+grey) and a marker of its own, the same in every figure, and so has every head; token baselines are black, n-gram
+floors grey.
 Figures are built on ``Figure`` objects with the Agg and SVG canvases; pyplot's global state is untouched.
 """
 
@@ -32,6 +33,15 @@ FLOOR_STYLES = {"unigram": (0, (1, 2)), "bigram": (0, (4, 2)), "trigram": (0, (8
 
 _K_COLOURS = ["#440154", "#31688e", "#20a386", "#b5a100", "#d95f02"]
 _K_MARKERS = ["o", "s", "^", "D", "v"]
+_HEAD_COLOURS = {
+    "energy": ["#0072b2", "#003f63", "#4a9bcb"],
+    "diffusion": ["#d55e00", "#7d3300", "#c98a3c"],
+    "flow": ["#008f68", "#00543d", "#4fa88c"],
+}
+"""Dark enough to be read as text; the first ones are told apart with the common colour blindnesses."""
+_HEAD_MARKERS = {"energy": "oDpd", "diffusion": "sXh8", "flow": "^v<>"}
+_CATEGORIES = ["#0072b2", "#d55e00", "#008f68", "#8a3f8f", "#8a7500", "#7d2e2e"]
+_MARKERS = "os^DvpX<>"
 _ORDINAL = ["#0b3c5d", "#2b7bba", "#7fb2dd", "#e0a458", "#c8553d", "#7d2e2e"]
 
 _RC: Any = {
@@ -128,10 +138,37 @@ def _k_index(k: int) -> int:
     return min(int(math.log2(max(k, 1))), len(_K_COLOURS) - 1)
 
 
+def head_colour(head: str, index: int = 0) -> str:
+    """Colour of a head; ``index`` of several lines of one head, in shades of its colour."""
+    shades = _HEAD_COLOURS.get(head, _CATEGORIES[3:])
+    return shades[index % len(shades)]
+
+
+def head_place(head: str) -> int:
+    """Order in which heads are listed."""
+    known = list(_HEAD_COLOURS)
+    return known.index(head) if head in known else len(known)
+
+
+def head_marker(head: str, index: int = 0) -> str:
+    markers = _HEAD_MARKERS.get(head, _MARKERS)
+    return markers[index % len(markers)]
+
+
+def category(index: int) -> str:
+    """Colour of anything unordered that is no head."""
+    return _CATEGORIES[index % len(_CATEGORIES)]
+
+
+def marker(index: int) -> str:
+    return _MARKERS[index % len(_MARKERS)]
+
+
 def ordinal(index: int, num: int) -> str:
     """Colour ``index`` of ``num`` for anything ordered that is not K."""
     if num <= 1:
         return _ORDINAL[0]
+    index = min(index, num - 1)
     return _ORDINAL[round(index * (len(_ORDINAL) - 1) / max(num - 1, 1))]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from analysis.naming import HEAD, setting_names, varied
 from analysis.paired import read_scores
 from analysis.rows import (
     AUTOENCODER_COLUMNS,
@@ -34,6 +36,7 @@ from analysis.rows import (
     text_names,
     typed,
 )
+from analysis.rows_sampling import call_rows, sample_rows, tradeoff_rows
 from workbench import files, records
 from workbench.config_file import flatten
 from workbench.errors import RunError, StudyError
@@ -45,6 +48,7 @@ SINGLE = "single"
 CONFIG_ALWAYS = (
     "model.kind",
     "model.chunk_size",
+    HEAD,
     "model.backbone.width",
     "model.backbone.num_layers",
     "autoencoder.latent_dim",
@@ -83,6 +87,12 @@ class StudyInfo:
         """Dotted names of what was searched, in the study's order."""
         return list(self.spec.get("parameters") or {})
 
+    @property
+    def dimensions(self) -> dict[str, dict[str, Any]]:
+        """What was searched: choices, or a range, by dotted name."""
+        found = self.spec.get("parameters")
+        return {n: d for n, d in found.items() if isinstance(d, dict)} if isinstance(found, dict) else {}
+
 
 @dataclass(frozen=True)
 class RunTable:
@@ -102,6 +112,12 @@ class RunTable:
     """One row per (run, order of its bottleneck panel)."""
     panels: dict[str, records.Bottleneck]
     """The same panels whole, by run id."""
+    calls: pd.DataFrame
+    """One row per (run, solver, number of network calls) of its call curve."""
+    tradeoffs: pd.DataFrame
+    """One row per (run, sampler, setting of it): accuracy and collision in per cent."""
+    samples: pd.DataFrame
+    """One row a sampled text, in the order of training."""
     positions: dict[str, PositionScores]
     """Scores position by position, by run id; of completed runs that kept them."""
     floor_scores: dict[str, FloorScores]
@@ -161,12 +177,18 @@ def load_runs(home: Path | str, studies: list[str] | None = None) -> RunTable:
     loaded = [replace(item, text=text) for item, text in zip(loaded, texts, strict=True)]
     searched = [parameter for info in infos.values() for parameter in info.parameters]
     columns = _config_columns([item.config for item in loaded], searched)
-    runs = pd.DataFrame([run_row(item, columns) for item in loaded], columns=[*RUN_COLUMNS, *columns])
+    runs = typed(pd.DataFrame([run_row(item, columns) for item in loaded], columns=[*RUN_COLUMNS, *columns]))
+    evaluations = [row for item in loaded for row in evaluation_rows(item)]
+    frames = {
+        "runs": runs,
+        "evaluations": typed(pd.DataFrame(evaluations, columns=EVALUATION_COLUMNS)),
+        "calls": call_rows(loaded),
+        "tradeoffs": tradeoff_rows(loaded),
+        "samples": sample_rows(loaded),
+    }
+    _name_settings(runs, [name for name in searched if name in columns], columns, frames.values())
     return RunTable(
-        runs=typed(runs),
-        evaluations=typed(
-            pd.DataFrame([row for item in loaded for row in evaluation_rows(item)], columns=EVALUATION_COLUMNS)
-        ),
+        **frames,
         autoencoders=pd.DataFrame(autoencoder_rows(loaded), columns=AUTOENCODER_COLUMNS),
         kl_per_dim=pd.DataFrame(kl_rows(loaded), columns=KL_COLUMNS),
         floors=pd.DataFrame([row for item in loaded for row in floor_rows(item)], columns=FLOOR_COLUMNS),
@@ -181,6 +203,17 @@ def load_runs(home: Path | str, studies: list[str] | None = None) -> RunTable:
         config_columns=columns,
         warnings=warnings,
     )
+
+
+def _name_settings(
+    runs: pd.DataFrame, searched: list[str], columns: list[str], frames: Iterable[pd.DataFrame]
+) -> None:
+    """Fill the column ``setting`` of the frames, in place."""
+    calm = runs[(runs["kind"] == "calm") & runs["at_budget"]]
+    names = setting_names(runs, list(dict.fromkeys(searched)) or varied(calm, columns), columns)
+    words = {str(run["run_id"]): names.words(run) for _, run in runs.iterrows()}
+    for frame in frames:
+        frame["setting"] = [words[str(run_id)] for run_id in frame["run_id"]]
 
 
 # ---------------------------------------------------------------------------- reading
@@ -210,7 +243,7 @@ def _load_folder(root: Path, study: str, warnings: list[str]) -> list[Loaded]:
                 warnings.append(f"{study}/{folder.name} was left out: it has no {records.RECORD}")
             continue
         try:
-            loaded.append(_load_run(folder, study))
+            loaded.append(replace(_load_run(folder, study), samples=_read_samples(folder, study, warnings)))
         except (RunError, OSError, ValueError, yaml.YAMLError) as error:
             warnings.append(f"{study}/{folder.name} was left out: {_one_line(error, folder)}")
     return loaded
@@ -233,6 +266,16 @@ def _load_run(folder: Path, study: str) -> Loaded:
         evaluations=records.read_evaluations(folder),
         autoencoder=records.read_autoencoder_report(folder),
     )
+
+
+def _read_samples(folder: Path, study: str, warnings: list[str]) -> list[records.SampleText]:
+    """To look at only: a run whose texts cannot be read is as good as any other."""
+    try:
+        return records.read_samples(folder)
+    except (OSError, ValueError) as error:
+        name = f"{study}/{folder.name}: its sampled texts are left out, because"
+        warnings.append(f"{name} {records.SAMPLES} cannot be read: {_one_line(error, folder)}")
+        return []
 
 
 def _one_line(error: Exception, folder: Path) -> str:

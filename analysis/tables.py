@@ -10,6 +10,7 @@ from analysis.ablation import Effect
 from analysis.claims import check_gap, compare_rows
 from analysis.comparison import Comparison, Setting, cells
 from analysis.frontier import COSTS, frontiers
+from analysis.naming import SettingNames
 from analysis.rows import FLOORS, ORDERS
 from analysis.scores import bound_note, bounds, score_words
 from analysis.stats import mean_of
@@ -25,6 +26,7 @@ from analysis.words import (
     difference_words,
     flops,
     interval,
+    listed,
     mean_words,
     missing,
     mlflow_url,
@@ -32,36 +34,28 @@ from analysis.words import (
     number,
     plain,
     plus_minus,
-    short_of,
     status_words,
+    value_words,
     whole,
 )
 
 
-def setting_words(run: pd.Series, parameters: list[str]) -> str:
-    """``K 4, L 32, λ 0.5``; for a baseline its size."""
-    if run["kind"] == "baseline":
-        parameters = ["model.backbone.width", "model.backbone.num_layers"]
-    parts = [f"{short_of(p)} {plain(run[p])}" for p in parameters if p in run.index and not missing(run[p])]
-    return ", ".join(parts) or MISSING
-
-
 def key_numbers(parts: list[Part]) -> Table:
-    """The best run of each K; a group of rows for every text where there are several."""
+    """The best run of each K, or of whatever the study is about; a group of rows for every text where there are
+    several."""
     places = [(part, place) for part in parts for place in part.places]
     in_bits = any(not missing(place.best["bits_per_byte"]) for _, place in places)
-    calm = any(place.k is not None for _, place in places)
+    calm = any(place.key is not None for _, place in places)
     columns = ["", "best setting", "BrierLM ± s.e.", "mean of runs [95 %]", "runs", "bits per byte (perplexity)"]
     columns += ["to best baseline [95 %]", "against n-gram tables", "training FLOPs", "with autoencoder"]
     columns += ["inference FLOPs/token"]
     rows: list[list[Cell]] = []
     for part, place in places:
         best, difference = place.best, place.to_baseline
-        parameters = [p for p in part.comparison.parameters if p != "model.chunk_size"]
         rows.append(
             [
-                "baseline" if place.k is None else f"K = {place.k}",
-                setting_words(best, parameters),
+                "baseline" if place.key is None else place.name,
+                part.comparison.name(place.setting),
                 score_words(best),
                 mean_words(place.mean),
                 str(place.mean.num),
@@ -74,9 +68,13 @@ def key_numbers(parts: list[Part]) -> Table:
             ]
         )
     # a column that would hold dashes, or the one before it again
-    idle = {5: not in_bits, 6: not calm, 9: not calm}
+    idle = {1: all(row[1] == MISSING for row in rows), 5: not in_bits, 6: not calm, 9: not calm}
     kept = [i for i in range(len(columns)) if not idle.get(i)]
-    caption = f"Best setting per chunk size{_of_texts(parts)}.{bound_note(place.best for _, place in places)}"
+    compared = [part.comparison.dimension for part in parts]
+    per = list(dict.fromkeys(one.title for one in compared if len(one.values) > 1))
+    per += ["text"] if len(parts) > 1 else []
+    caption = f"Best setting{f' per {listed(per)}' if per else ''}{_conditions(parts)}."
+    caption += bound_note(place.best for _, place in places)
     table = Table(
         "key_numbers",
         caption,
@@ -87,12 +85,11 @@ def key_numbers(parts: list[Part]) -> Table:
     return _with_texts(table, [part.text for part, _ in places])
 
 
-def _of_texts(parts: list[Part]) -> str:
-    """Under which conditions, and of how many texts."""
+def _conditions(parts: list[Part]) -> str:
+    """Under which budget the best were found."""
     found = [part.comparison for part in parts if part.places] or [part.comparison for part in parts]
     conditions = {f" at {one.budget}, {PHASES.get(one.phase, one.phase)}" for one in found}
-    where = " and text" if len(parts) > 1 else ""
-    return where + (conditions.pop() if len(conditions) == 1 else ", each text at its own budget")
+    return conditions.pop() if len(conditions) == 1 else ", each text at its own budget"
 
 
 def _with_texts(table: Table, texts: list[str]) -> Table:
@@ -124,7 +121,7 @@ def orders_table(comparison: Comparison, places: list[Standing], floors: pd.Data
         best = place.best
         rows.append(
             [
-                "token baseline, best" if place.k is None else f"K = {place.k}, best",
+                f"{place.name}, best",
                 *[plus_minus(best[f"brier_{n}"], best[f"brier_{n}_se"], 3) for n in ORDERS],
                 score_words(best),
             ]
@@ -136,8 +133,9 @@ def orders_table(comparison: Comparison, places: list[Standing], floors: pd.Data
             values: list[Cell] = [number(row[f"brier_{n}"], 3) for n in ORDERS]
             rows.append([f"{table} table", *values, number(row["brierlm"])])
     columns = ["", *[f"Brier-{n} (%)" for n in ORDERS], "BrierLM"]
-    caption = "Scores by order of the best run of each K at the budget, with standard errors, and n-gram tables "
-    caption += "on the same positions (exact)." + bound_note(place.best for place in places)
+    noun = comparison.dimension.noun
+    caption = f"Scores by order of the best run of each {noun} at the budget, with standard errors, and n-gram "
+    caption += "tables on the same positions (exact)." + bound_note(place.best for place in places)
     return Table("orders", caption, columns, rows, frozenset(range(1, 6)))
 
 
@@ -176,7 +174,7 @@ def settings_table(parts: list[Part], columns: list[str]) -> Table:
         groups = cells(part.comparison.finals, columns)
         for group in sorted(groups, key=lambda g: (-g["brierlm"].mean(), g["run_id"].iloc[0])):
             texts.append(part.text)
-            rows.append(_setting_row(group, part.comparison.parameters))
+            rows.append(_setting_row(group, part.comparison))
     table = Table(
         "settings",
         "Settings at the budget, seeds together, best first."
@@ -188,13 +186,13 @@ def settings_table(parts: list[Part], columns: list[str]) -> Table:
     return _with_texts(table, texts)
 
 
-def _setting_row(group: pd.DataFrame, parameters: list[str]) -> list[Cell]:
+def _setting_row(group: pd.DataFrame, comparison: Comparison) -> list[Cell]:
     first, mean = group.iloc[0], mean_of(group["brierlm"].tolist())
     only_bound = bounds(group)
     error = number(float((group["brierlm_se"] ** 2).mean()) ** 0.5)
     return [
         "baseline" if first["kind"] == "baseline" else "CALM",
-        setting_words(first, parameters),
+        comparison.names.words(first),
         str(len(group)),
         f"[0, {number(group['brierlm_high'].max())}]" if only_bound.all() else number(mean.value),
         MISSING if mean.sd is None else number(mean.sd),
@@ -209,6 +207,7 @@ def frontier_table(comparison: Comparison, names: pd.Series, cost: str, text: st
     points = frontiers(comparison.evaluations, cost=cost)
     num = max(1, len(points) - points.groupby(["models", "kind_of_point"]).ngroups)
     for _, point in points.iterrows():
+        key = comparison.dimension.key(point)
         group = (point["models"], point["kind_of_point"])
         rows.append(
             [
@@ -219,7 +218,7 @@ def frontier_table(comparison: Comparison, names: pd.Series, cost: str, text: st
                 compare_rows(point, before[group], comparison, comparisons=num).verdict
                 if group in before
                 else MISSING,
-                "baseline" if missing(point["K"]) else f"K = {point['K']}",
+                "baseline" if point["kind"] == "baseline" else comparison.dimension.name(key),
                 str(names.get(point["run_id"]) or point["run_id"]),
             ]
         )
@@ -276,7 +275,7 @@ def checks_table(table: RunTable, comparison: Comparison) -> Table:
             continue
         nearest = min(range(len(peers)), key=lambda i: (len(changed[i]), -peers[i].score))
         peer = peers[nearest].runs.iloc[0]
-        changes = ", ".join(f"{short_of(c)} {plain(peer[c])} → {plain(first[c])}" for c in changed[nearest])
+        changes = ", ".join(f"{value_words(c, peer[c])} → {plain(first[c])}" for c in changed[nearest])
         gap = check_gap(check, peers[nearest], comparison, comparisons=len(settings))
         rows.append([name, str(peer["name"]), changes or "nothing", score_words(check.best)])
         rows[-1] += [difference_words(gap), gap.verdict]
@@ -296,7 +295,7 @@ def _differing(first: pd.Series, second: pd.Series, columns: list[str]) -> list[
     return [c for c in columns if not c.startswith("runtime.") and plain(first.get(c)) != plain(second.get(c))]
 
 
-def runs_table(runs: pd.DataFrame, parameters: list[str]) -> Table:
+def runs_table(runs: pd.DataFrame, names: SettingNames) -> Table:
     in_bits, several = bool(runs["bits_per_byte"].notna().any()), runs["text"].nunique() > 1
     rows: list[list[Cell]] = []
     for _, run in runs.iterrows():
@@ -309,7 +308,7 @@ def runs_table(runs: pd.DataFrame, parameters: list[str]) -> Table:
                 *([str(run["text"])] if several else []),
                 str(run["role"]),
                 status_words(run["status"], run["reason"]),
-                setting_words(run, parameters),
+                names.words(run),
                 plain(run["seed"]),
                 score_words(run),
                 number(run["score"]),

@@ -18,7 +18,7 @@ def precision_table(places: list[Standing]) -> Table:
         best = place.best
         rows.append(
             [
-                "token baseline, best" if place.k is None else f"K = {place.k}, best",
+                f"{place.name}, best",
                 interval_words(best),
                 MISSING if is_bound(best) else number(best["brierlm_se"], 3),
                 number(best["bootstrap_se"], 3),
@@ -33,17 +33,17 @@ def precision_table(places: list[Standing]) -> Table:
     return Table("precision", caption, columns, rows, frozenset(range(1, 9)))
 
 
-def bottleneck_table(panels: dict[int, Bottleneck]) -> Table:
-    """One column a K, of its best run; rows as in ``workbench.bottleneck_words``, whose sentence
+def bottleneck_table(panels: dict[str, Bottleneck], noun: str = "K") -> Table:
+    """One column a group, of its best run; rows as in ``workbench.bottleneck_words``, whose sentence
     (``WHERE``) stands above the table."""
-    worded = {k: dict(lost(panel)) for k, panel in panels.items()}
+    worded = {name: dict(lost(panel)) for name, panel in panels.items()}
     labels = list(dict.fromkeys(label for rows in worded.values() for label in rows))
     rows: list[list[Cell]] = [
         [label, *[words.get(label, MISSING) for words in worded.values()]] for label in labels if label != WHERE
     ]
-    caption = "Where the best run of each K at the budget loses its quality: Brier-n of the first n tokens of a "
-    caption += "chunk, and accuracies."
-    return Table("bottleneck", caption, ["", *[f"K = {k}" for k in worded]], rows)
+    caption = f"Where the best run of each {noun} at the budget loses its quality: Brier-n of the first n tokens "
+    caption += "of a chunk, and accuracies."
+    return Table("bottleneck", caption, ["", *worded], rows)
 
 
 def overlap_words(run: pd.Series) -> str:

@@ -10,10 +10,11 @@ import pandas as pd
 from analysis.ablation import Effect
 from analysis.claims import ControlledPair, floor_gaps, group_gaps, num_group_claims
 from analysis.comparison import Comparison, Setting, best_setting
+from analysis.dimension import Key
 from analysis.rows import FLOORS
 from analysis.scores import score_words
-from analysis.stats import BETTER, UNDECIDED, WORSE, Difference, Mean, mean_of
-from analysis.words import difference_words, mean_words, name_of, number
+from analysis.stats import BETTER, SAME, UNDECIDED, WORSE, Difference, Mean, mean_of
+from analysis.words import MISSING, difference_words, listed, mean_words, name_of, number, plain
 
 ROUGH = 3
 """Noise measured with fewer degrees of freedom is called rough."""
@@ -21,15 +22,18 @@ ROUGH = 3
 
 @dataclass(frozen=True)
 class Standing:
-    """One chunk size (None: the token baselines) at the budget."""
+    """One group of the comparison's dimension (a chunk size, say) at the budget."""
 
-    k: int | None
+    key: Key
+    """None: the token baselines."""
+    name: str
+    """``K = 4``, ``flow``, ``token baseline``."""
     setting: Setting
     """The best one: highest mean over its seeds."""
     mean: Mean
     """Over its runs at the budget, whatever their other parameters."""
-    gaps: dict[int | None, Difference] = field(default_factory=dict)
-    """Its best setting minus the best of every other chunk size and of the baselines."""
+    gaps: dict[Key, Difference] = field(default_factory=dict)
+    """Its best setting minus the best of every other group and of the baselines."""
     floors: dict[str, Difference] = field(default_factory=dict)
     """Its best run minus each n-gram table."""
 
@@ -54,34 +58,31 @@ class Standing:
         unclear = [name for name in names if name not in above and name not in below]
         if short:
             above, below = above[-1:], below[:1]
-        parts = [f"above {_and(above)}"] if above else ["not above any n-gram table"]
-        parts += [f"indistinguishable from {_and(unclear)}"] if unclear else []
-        parts += [f"below {_and(below)}"] if below else []
+        parts = [f"above {listed(above)}"] if above else ["not above any n-gram table"]
+        parts += [f"indistinguishable from {listed(unclear)}"] if unclear else []
+        parts += [f"below {listed(below)}"] if below else []
         return ", ".join(parts)
 
 
-def _and(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
 def standings(comparison: Comparison, floors: pd.DataFrame) -> list[Standing]:
-    """Baselines first, then each K in order. ``floors``: n-gram tables at the comparison's positions."""
-    gaps: dict[int | None, dict[int | None, Difference]] = {k: {} for k, _ in comparison.groups}
+    """Baselines first, then each group in order. ``floors``: n-gram tables at the comparison's positions."""
+    gaps: dict[Key, dict[Key, Difference]] = {key: {} for key, _ in comparison.groups}
     for gap in group_gaps(comparison):
         gaps[gap.first][gap.second] = gap.difference
         gaps[gap.second][gap.first] = gap.difference.flipped
     result = []
-    for k, settings in comparison.groups:
+    for key, settings in comparison.groups:
         best = best_setting(settings)
         scores = [score for setting in settings for score in setting.runs["brierlm"].tolist()]
-        result.append(Standing(k, best, mean_of(scores), gaps[k], floor_gaps(best.best, comparison, floors)))
+        found = floor_gaps(best.best, comparison, floors)
+        result.append(Standing(key, comparison.dimension.name(key), best, mean_of(scores), gaps[key], found))
     return result
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """``lead``: what the study says; ``details``: one statement per chunk size; ``caution``: what the
-    intervals do and do not hold."""
+    """``lead``: what the study says; ``details``: one statement per chunk size, or whatever it is about;
+    ``caution``: what the intervals do and do not hold."""
 
     lead: list[str]
     details: list[str] = field(default_factory=list)
@@ -99,34 +100,74 @@ def headline(
                 "The table of runs says why each one stopped."
             ]
         )
-    calm = [place for place in places if place.k is not None]
+    calm = [place for place in places if place.key is not None]
     return Verdict(
-        lead=[*_best_k(comparison, calm, effects, pairs), *_against_baselines(comparison, places, calm)],
+        lead=[*_best_group(comparison, calm, effects, pairs), *_against_baselines(comparison, places, calm)],
         details=[_standing_words(place) for place in places],
         caution=caution_words(comparison),
     )
 
 
-def _best_k(
+def _best_group(
     comparison: Comparison, calm: list[Standing], effects: list[Effect], pairs: Sequence[ControlledPair]
 ) -> list[str]:
+    dimension = comparison.dimension
     if not calm:
         return ["No CALM run completed at the budget, so nothing can be said about K."]
     if len(calm) == 1:
-        return [f"Only K = {calm[0].k} completed at the budget, so chunk sizes cannot be compared."]
+        return _one_group(comparison, calm[0], effects, pairs)
     first, second = sorted(calm, key=lambda place: -place.setting.score)[:2]
-    gap = first.gaps[second.k]
+    gap = first.gaps[second.key]
     picked, other = ("setting", "setting") if comparison.noise else ("single run", "run")
-    words = f"The best {picked} has K = {first.k}"
+    own = MISSING if dimension.is_k else comparison.name(first.setting)
+    words = f"The best {picked} has {dimension.phrase(first.key)}{'' if own == MISSING else f' ({own})'}"
     if gap.verdict == BETTER:
-        words += f"; it is above the best {other} with K = {second.k}"
+        words += f"; it is above the best {other} with {dimension.phrase(second.key)}"
     elif gap.verdict == UNDECIDED:
-        words += f"; whether it beats K = {second.k} is {gap.verdict}"
+        words += f"; whether it beats {dimension.phrase(second.key)} is {gap.verdict}"
     else:
-        words += f", but it is {gap.verdict} from the best with K = {second.k}"
+        words += f", but it is {gap.verdict} from the best with {dimension.phrase(second.key)}"
     sentences = [f"{words} (difference {difference_words(gap)})."]
-    sentences += [_fit_words(effect, pairs) for effect in effects if effect.parameter == "model.chunk_size"]
-    return sentences
+    lead = [effect for effect in effects if effect.parameter == dimension.column]
+    if dimension.is_k:
+        return sentences + [_fit_words(effect, pairs) for effect in lead]
+    return sentences + exchange_words(first.setting, pairs)
+
+
+def _one_group(
+    comparison: Comparison, only: Standing, effects: list[Effect], pairs: Sequence[ControlledPair]
+) -> list[str]:
+    """Nothing to compare by groups: whatever else differs between settings comes first."""
+    calm = [setting for setting in comparison.settings if setting.kind == "calm"]
+    if len(calm) == 1:
+        what = f"Only {only.name}" if comparison.dimension.values else "Only one CALM setting"
+        return [f"{what} completed at the budget, in one setting, so there is no other CALM to compare it with."]
+    picked = "settings" if comparison.noise else "trained models"
+    best = comparison.name(only.setting, whole=True)
+    words = f"The best of {len(calm)} CALM {picked} is {best}, at {score_words(only.best)}"
+    if only.setting.num_seeds > 1:
+        words += f" ({number(only.setting.score)} over {only.setting.num_seeds} seeds)"
+    decided = [effect for effect in effects if effect.verdict != UNDECIDED]
+    rest = exchange_words(only.setting, pairs) or [_fit_words(effect, pairs) for effect in decided]
+    return [f"{words}.", *rest]
+
+
+def exchange_words(best: Setting, pairs: Sequence[ControlledPair]) -> list[str]:
+    """What exchanging one parameter of the best CALM setting does to it, by the controlled pairs."""
+    found: dict[str, list[str]] = {}
+    for pair in pairs:
+        for ours, other, gap in ((pair.first, pair.second, pair.difference), _turned(pair)):
+            if ours.run_ids == best.run_ids:
+                value = other.runs.iloc[0][pair.parameter]
+                words = f"{name_of(pair.parameter)} {plain(value)} ({difference_words(gap)})"
+                found.setdefault(gap.verdict, []).append(words)
+    order = {BETTER: "better", WORSE: "worse", SAME: "indistinguishable", UNDECIDED: UNDECIDED}
+    parts = [f"{words} with {listed(found[verdict])}" for verdict, words in order.items() if verdict in found]
+    return [f"With one parameter of it exchanged: {'; '.join(parts)}."] if parts else []
+
+
+def _turned(pair: ControlledPair) -> tuple[Setting, Setting, Difference]:
+    return pair.second, pair.first, pair.difference.flipped
 
 
 def _fit_words(effect: Effect, pairs: Sequence[ControlledPair]) -> str:
@@ -143,28 +184,32 @@ def _fit_words(effect: Effect, pairs: Sequence[ControlledPair]) -> str:
 
 
 def _against_baselines(comparison: Comparison, places: list[Standing], calm: list[Standing]) -> list[str]:
-    if all(place.k is not None for place in places):
+    if all(place.key is not None for place in places):
         return [
             "No token baseline completed at this budget under the same evaluation, "
             "so nothing is said about CALM against token models."
         ]
-    verdicts = {place.k: place.to_baseline.verdict for place in calm if place.to_baseline}
+    verdicts = {place.key: place.to_baseline.verdict for place in calm if place.to_baseline}
     what = "setting" if comparison.noise else "run"
     sentences = []
     for verdict, words in ((BETTER, "above"), (WORSE, "below")):
-        ks = [f"{k}" for k, value in verdicts.items() if value == verdict]
-        if ks:
-            sentences.append(
-                f"K = {', '.join(ks)}: the best {what} is {words} the best token baseline {comparison.fairness}."
-            )
-    rest = [f"{k}" for k, value in verdicts.items() if value not in (BETTER, WORSE)]
+        keys = [key for key, value in verdicts.items() if value == verdict]
+        if keys:
+            best = f"{_of_groups(comparison, keys)}: the best {what} is {words} the best token baseline"
+            sentences.append(f"{best} {comparison.fairness}.")
+    rest = [key for key, value in verdicts.items() if value not in (BETTER, WORSE)]
     if rest:
-        sentences.append(f"K = {', '.join(rest)}: not distinguishable from the best token baseline.")
+        sentences.append(f"{_of_groups(comparison, rest)}: not distinguishable from the best token baseline.")
     return sentences
 
 
+def _of_groups(comparison: Comparison, keys: list[Key]) -> str:
+    words = comparison.dimension.names(keys)
+    return words[0].upper() + words[1:]
+
+
 def _standing_words(place: Standing) -> str:
-    who = "Token baseline" if place.k is None else f"K = {place.k}"
+    who = place.name[0].upper() + place.name[1:]
     runs = "1 run" if place.mean.num == 1 else f"{place.mean.num} runs"
     words = f"{who}: best {score_words(place.best)} of {runs}"
     if place.setting.num_seeds > 1:
@@ -222,8 +267,8 @@ def _corrected_words(comparison: Comparison) -> str:
     what = "settings" if comparison.noise else "runs"
     return (
         f"The best were picked among {settings} {what} by the scores that they are compared by: the intervals are "
-        f"corrected for that and for all pairs of K and baselines ({num} comparisons). The scores themselves stay "
-        "flattered by it."
+        f"corrected for that and for all pairs of {comparison.dimension.plural} and baselines ({num} "
+        "comparisons). The scores themselves stay flattered by it."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -11,29 +12,73 @@ from analysis.style import power_of_ten
 
 NAMES = {
     "model.chunk_size": "chunk size K",
+    "model.init": "initialisation",
+    "model.auxiliary_weight": "weight of the auxiliary cross-entropy",
+    "model.backbone.width": "width D",
+    "model.backbone.num_layers": "layers",
+    "model.backbone.num_heads": "attention heads",
+    "model.head.kind": "head",
+    "model.head.alpha": "exponent α",
+    "model.head.distance": "distance of the score",
+    "model.head.quadric_scale": "scale of the quadric distance",
+    "model.head.quadric_gamma": "exponent γ of the quadric distance",
+    "model.head.num_samples": "model samples N",
+    "model.head.num_targets": "target samples M",
+    "model.head.num_draws": "noise draws N",
+    "model.head.num_blocks": "head blocks",
+    "model.head.noise_dim": "noise dimensions",
+    "model.head.noise_schedule": "noise schedule",
+    "model.head.num_steps": "steps of the diffusion chain",
+    "model.head.num_calls": "network calls",
+    "model.head.solver": "solver",
+    "model.head.spacing": "spacing of the times",
+    "model.input_mode": "input mode",
+    "model.latent_feedback": "latent fed back",
     "autoencoder.latent_dim": "latent dimension L",
     "autoencoder.kl_floor": "KL floor λ_KL (nats)",
     "autoencoder.kl_weight": "KL weight β",
-    "model.head.alpha": "energy exponent α",
-    "model.head.num_samples": "model samples N",
-    "model.head.num_targets": "target samples M",
-    "model.backbone.width": "width D",
-    "model.backbone.num_layers": "layers",
-    "model.input_mode": "input mode",
+    "autoencoder.token_dropout": "token dropout",
+    "autoencoder.latent_dropout": "latent dropout",
+    "data.corpus": "corpus",
+    "data.tokenizer.kind": "tokenizer",
+    "optim.kind": "optimizer",
     "optim.lr": "learning rate",
+    "optim.matrix_lr": "learning rate of matrices",
+    "optim.batch_positions": "positions a step",
+    "optim.warmup_fraction": "warm-up (share of the budget)",
+    "optim.decay_fraction": "decay (share of the budget)",
 }
 SHORT = {
     "model.chunk_size": "K",
+    "model.auxiliary_weight": "auxiliary",
+    "model.backbone.width": "D",
+    "model.backbone.num_layers": "layers",
+    "model.head.alpha": "α",
+    "model.head.quadric_scale": "scale",
+    "model.head.quadric_gamma": "γ",
+    "model.head.num_samples": "N",
+    "model.head.num_targets": "M",
+    "model.head.num_draws": "draws",
+    "model.head.num_blocks": "head blocks",
+    "model.head.noise_dim": "noise dimensions",
+    "model.head.noise_schedule": "schedule",
+    "model.head.num_steps": "steps",
+    "model.head.num_calls": "calls",
+    "model.input_mode": "input",
+    "model.latent_feedback": "fed back",
     "autoencoder.latent_dim": "L",
     "autoencoder.kl_floor": "λ",
     "autoencoder.kl_weight": "β",
-    "model.head.alpha": "α",
-    "model.head.num_samples": "N",
-    "model.head.num_targets": "M",
-    "model.backbone.width": "D",
-    "model.backbone.num_layers": "layers",
+    "autoencoder.token_dropout": "token dropout",
+    "autoencoder.latent_dropout": "latent dropout",
     "optim.lr": "rate",
+    "optim.matrix_lr": "matrix rate",
+    "optim.batch_positions": "batch",
+    "optim.warmup_fraction": "warm-up",
+    "optim.decay_fraction": "decay",
 }
+BARE = ("model.head.kind", "model.head.distance", "model.head.solver", "optim.kind", "data.corpus")
+"""Parameters whose values say by themselves what they are."""
 MISSING = "–"
 PHASES = {"constant": "at constant rate", "decayed": "each at the end of its decay"}
 
@@ -65,7 +110,17 @@ def name_of(parameter: str) -> str:
 
 
 def short_of(parameter: str) -> str:
-    return SHORT.get(parameter, parameter.rsplit(".", 1)[-1])
+    return SHORT.get(parameter, parameter.rsplit(".", 1)[-1].replace("_", " "))
+
+
+def value_words(parameter: str, value: object) -> str:
+    """``K 4``, ``flow``, ``input latent``."""
+    return plain(value) if parameter in BARE else f"{short_of(parameter)} {plain(value)}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
 
 
 def missing(value: object) -> bool:
@@ -175,6 +230,11 @@ _LATEX = {
     "∞": r"$\infty$",
     "λ": r"$\lambda$",
     "β": r"$\beta$",
+    "γ": r"$\gamma$",
+    "τ": r"$\tau$",
+    "→": r"$\rightarrow$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
     "α": r"$\alpha$",
     "σ": r"$\sigma$",
     "μ": r"$\mu$",

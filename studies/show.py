@@ -70,7 +70,8 @@ def dry_run(spec: StudySpec, home: Home, split: Split) -> DryRun:
 
 def _row(label: str, config: RunConfig, speed: float) -> Row:
     cost = flops.describe(config.resolved())
-    return Row(label=label, cost=cost, seconds=cost["train_flops"] / speed)
+    work = cost["train_flops"] + cost.get("call_curve_flops", 0.0)
+    return Row(label=label, cost=cost, seconds=work / speed)
 
 
 def _structures(spec: StudySpec) -> list[dict[str, Any]]:

@@ -35,7 +35,10 @@ TENSOR_MODULES = [
     "workbench.brier",
     "workbench.callable_models",
     "workbench.optim",
+    "workbench.chunk_samplers",
     "workbench.sampling",
+    "workbench.temperature",
+    "workbench.temperature_counts",
 ]
 install_import_hook(TENSOR_MODULES, "beartype.beartype")
 

@@ -16,29 +16,33 @@ SOURCES = sorted(p for package in ("workbench", "studies", "analysis") for p in 
 
 LAYERS = [
     {"errors"},
-    {"sections", "config", "config_file", "cores", "files", "home", "records", "progress"},
-    {"flops", "schedule", "diagnostics", "posterior", "layers", "optim", "optimizers", "tokenizer", "userfiles",
-     "corpora", "data", "ngram", "energy_score", "muon", "slices", "run_plots", "uncertainty", "positions",
-     "pairs", "seeds", "overlap", "bottleneck_words", "grid", "growth"},
+    {"head_sections", "sections", "config", "config_file", "cores", "files", "home", "records", "progress"},
+    {"head_flops", "flops", "schedule", "diagnostics", "posterior", "layers", "optim", "optimizers", "tokenizer",
+     "userfiles", "corpora", "data", "ngram", "energy_score", "muon", "slices", "clock", "run_plots",
+     "uncertainty", "positions", "pairs", "seeds", "overlap", "bottleneck_words", "gradient_norms", "grid",
+     "growth",
+     "temperature", "temperature_counts", "text_stream"},
     {"attention"},
     {"autoencoder", "backbone", "heads"},
     {"targets"},
     {"language_model", "model", "baseline"},
-    {"brier", "bottleneck", "scoring", "callable_models", "sampling", "checkpoint", "machine", "train", "evaluate",
-     "train_autoencoder", "speed"},
+    {"brier", "bottleneck", "scoring", "callable_models", "chunk_samplers", "sampling", "sample_text",
+     "checkpoint", "machine", "train", "evaluate", "train_autoencoder", "speed", "call_curve", "tradeoff",
+     "sampling_compared"},
     {"tracking", "tracking_schema", "tracking_database", "tracking_mlflow", "tracking_launches",
      "tracking_server", "tracking_sync"},
     {"build"},
     {"saved_runs"},
-    {"rescore"},
+    {"rescore", "bench_runs"},
     {"compare"},
     {"runner"},
 ]  # fmt: skip
 """Modules of ``workbench`` from left to right; what stands left never imports what stands right."""
 
 TORCH_FREE = ["bottleneck_words", "config", "config_file", "cores", "corpora", "data", "diagnostics", "errors",
-              "files", "flops", "grid", "growth", "home", "ngram", "overlap", "pairs", "positions", "progress",
-              "records", "run_plots", "schedule", "sections", "seeds", "tokenizer", "tracking",
+              "files", "flops", "gradient_norms", "grid", "growth", "head_flops", "head_sections", "home", "ngram",
+              "overlap", "pairs", "positions", "progress",
+              "records", "run_plots", "schedule", "sections", "seeds", "text_stream", "tokenizer", "tracking",
               "tracking_schema", "uncertainty"]  # fmt: skip
 HEAVY = {"torch", "mlflow", "optuna", "pandas", "pydantic", "matplotlib", "datasets", "numpy", "scipy", "rich",
          "yaml", "safetensors", "transformers", "seaborn"}  # fmt: skip

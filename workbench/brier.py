@@ -208,25 +208,53 @@ def distribution_brier(
 def _distribution_slice(
     context: DistributionContext, windows: Tensor, positions: Tensor, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
+    seen = distribution_agreement(context, windows, positions, num_tokens=NUM_ORDERS, rng=rng)
+    return 2 * seen.accuracy - seen.collision, seen.log_truth
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How probable the true n-gram is, and that two draws agree, for n = 1 ... t at every position; (B, n, t)."""
+
+    accuracy: Tensor
+    collision: Tensor
+    log_truth: Tensor
+    """(B, n): log probability of the next token."""
+
+
+@torch.no_grad()
+def distribution_agreement(
+    context: DistributionContext,
+    windows: Int[Tensor, "b t"],
+    positions: Int[Tensor, " n"],
+    *,
+    num_tokens: int,
+    rng: torch.Generator,
+    temperature: float = 1.0,
+) -> Agreement:
+    """Of a token model whose every next token is drawn at a temperature (softmax of logits / temperature). The
+    accuracy is exact, and so is the collision of one token; of more it is an unbiased estimate."""
+
+    def tempered(log_probs: Tensor) -> Tensor:
+        return log_probs if temperature == 1.0 else (log_probs / temperature).log_softmax(-1)
+
     first = (positions - 1).expand(windows.shape[0], -1)
-    ahead = torch.arange(NUM_ORDERS, device=windows.device)
-    index = (first.unsqueeze(-1) + ahead).flatten(1)
-    log_probs = context.log_probs(index).unflatten(1, (-1, NUM_ORDERS))  # (B, n, O, V)
-    truth = windows.gather(1, index + 1).view(*first.shape, NUM_ORDERS, 1)
+    index = (first.unsqueeze(-1) + _ahead(num_tokens, windows)).flatten(1)
+    log_probs = tempered(context.log_probs(index)).unflatten(1, (-1, num_tokens))  # (B, n, t, V)
+    truth = windows.gather(1, index + 1).view(*first.shape, num_tokens, 1)
     log_truth = log_probs.gather(-1, truth).squeeze(-1)
-    accuracy = log_truth.cumsum(-1).exp()
 
     branches = context.branch(first)
     squared = log_probs[:, :, 0].exp().square()  # (B, n, V)
     weight = squared.sum(-1)
     collisions = [weight]
-    for _ in range(1, NUM_ORDERS):
+    for _ in range(1, num_tokens):
         token = torch.multinomial(squared.flatten(0, 1), 1, generator=rng).view(first.shape)
         branches.extend(token)
-        squared = branches.log_probs().exp().square()
+        squared = tempered(branches.log_probs()).exp().square()
         weight = weight * squared.sum(-1)
         collisions.append(weight)
-    return 2 * accuracy - torch.stack(collisions, -1), log_truth[..., 0]
+    return Agreement(log_truth.cumsum(-1).exp(), torch.stack(collisions, -1), log_truth[..., 0])
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from typing import Any, Self
 import yaml
 from pydantic import model_validator
 
+from workbench.head_sections import DiffusionHeadConfig, EnergyHeadConfig, FlowHeadConfig, HeadConfig, Section
 from workbench.sections import (
     BYTE_VOCAB,
     DEFAULT_BPE_VOCAB,
@@ -23,15 +24,13 @@ from workbench.sections import (
     BaselineConfig,
     CalmConfig,
     DataConfig,
-    EnergyHeadConfig,
     EvalConfig,
-    HeadConfig,
     Init,
     ModelConfig,
     OptimConfig,
     RuntimeConfig,
-    Section,
     TokenizerConfig,
+    TradeoffConfig,
     TrainConfig,
 )
 
@@ -44,8 +43,10 @@ __all__ = [
     "BaselineConfig",
     "CalmConfig",
     "DataConfig",
+    "DiffusionHeadConfig",
     "EnergyHeadConfig",
     "EvalConfig",
+    "FlowHeadConfig",
     "HeadConfig",
     "Init",
     "ModelConfig",
@@ -54,6 +55,7 @@ __all__ = [
     "RuntimeConfig",
     "Section",
     "TokenizerConfig",
+    "TradeoffConfig",
     "TrainConfig",
     "content_hash",
 ]

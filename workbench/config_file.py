@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from workbench.config import BaselineConfig, CalmConfig, RunConfig
 from workbench.errors import ConfigError
+from workbench.head_sections import HEAD_SECTIONS, SOLVERS, head_kind
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -37,6 +38,8 @@ def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dic
         *parents, leaf = dotted.split(".")
         for i, parent in enumerate(parents):
             child = node.setdefault(parent, {})
+            if child is None:  # a section that may be left out
+                child = node[parent] = {}
             if not isinstance(child, dict):
                 where = ".".join(parents[: i + 1])
                 raise ConfigError(f"{dotted}: {where} is a value ({child!r}), not a section")
@@ -88,6 +91,44 @@ def build_config(tree: Mapping[str, Any], overrides: Mapping[str, Any] | None = 
         raise ConfigError(explain(error, merged)) from None
 
 
+def with_head_sampling(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
+    """A trained model's configuration with other settings of sampling (dotted, ``model.head.num_calls``).
+
+    Raises ConfigError for anything that would need another training, and for values that are not valid."""
+    if not overrides:
+        return config
+    fields = config.model.head.sampling_fields if isinstance(config.model, CalmConfig) else ()
+    known = [f"model.head.{field}" for field in fields]
+    foreign = [name for name in overrides if name not in known]
+    if foreign:
+        kind = f"head {config.model.head.kind}" if isinstance(config.model, CalmConfig) else "a token baseline"
+        can = f"can be sampled with another {', '.join(known)}" if known else "has no settings of sampling"
+        raise ConfigError(f"{foreign[0]} cannot be changed without training anew; {kind} {can}")
+    changed = build_config(config.to_dict(), overrides)
+    require_effect(changed, overrides)
+    return changed
+
+
+def require_effect(config: RunConfig, overrides: Mapping[str, Any]) -> None:
+    """Raises ConfigError for an override of another head's field or solver, which the head at hand drops: in a
+    file it may stand beside its own, but who sets it by hand means something by it."""
+    if not isinstance(config.model, CalmConfig):
+        return
+    head = config.model.head
+    for name, value in overrides.items():
+        section, _, field = name.rpartition(".")
+        if section != "model.head":
+            continue
+        if field not in type(head).model_fields:
+            owners = [kind for kind, other in HEAD_SECTIONS.items() if field in other.model_fields]
+            raise ConfigError(
+                f"{name} has no effect: model.head.kind is {head.kind}, this is a field of {' and '.join(owners)}"
+            )
+        if field == "solver" and getattr(head, field) != value:
+            known = ", ".join(SOLVERS[head.kind])
+            raise ConfigError(f"{name}: the {head.kind} head has the solvers {known}; {value!r} given")
+
+
 def load_config(path: Path | str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
     """Read a YAML configuration: a file, or the name of one in workbench/presets.
 
@@ -107,7 +148,9 @@ def load_config(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
         raise ConfigError(
             f"{path}: a mapping of sections is wanted (data, model, train, ...), found {type(tree).__name__}"
         )
-    return build_config(tree, overrides)
+    config = build_config(tree, overrides)
+    require_effect(config, overrides or {})
+    return config
 
 
 def preset_names() -> list[str]:
@@ -133,7 +176,7 @@ def explain(error: pydantic.ValidationError, given: Mapping[str, Any]) -> str:
 
 def _explain_one(item: dict[str, Any], given: Mapping[str, Any]) -> str:
     # pydantic puts the tag of a discriminated union ("calm") into the location
-    location = [str(p) for p in item["loc"] if p not in ("calm", "baseline")]
+    location = [str(p) for p in item["loc"] if p not in ("calm", "baseline", *HEAD_SECTIONS)]
     field = ".".join(location)
     if item["type"] == "extra_forbidden":
         known = _known_fields(location[:-1], given)
@@ -156,6 +199,9 @@ def _known_fields(path: list[str], given: Mapping[str, Any]) -> list[str]:
             model = given.get("model")
             kind = model.get("kind") if isinstance(model, dict) else None
             section = BaselineConfig if kind == "baseline" else CalmConfig
+            continue
+        if section is CalmConfig and name == "head":
+            section = HEAD_SECTIONS[head_kind(given.get("model", {}).get("head", {})) or "energy"]
             continue
         field = section.model_fields.get(name)
         annotation = field.annotation if field else None

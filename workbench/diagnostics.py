@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from workbench.config import CalmConfig, EnergyHeadConfig, RunConfig
+from workbench.gradient_norms import diagnose_gradient_norms
 from workbench.pairs import PairedDifference
-from workbench.records import AutoencoderReport, Brier, Diagnostic, Evaluation, Floor, Overlap
+from workbench.records import AutoencoderReport, Brier, Diagnostic, Evaluation, Floor, Overlap, TrainPoint
 
 GOOD_RECONSTRUCTION = 0.99
 BRITTLE_NOISE = 0.3
@@ -14,6 +16,27 @@ ERRORS = 2
 SEEN_TEXT = 0.02
 """Share of evaluated tokens above which text that was seen in training is reported."""
 ORDERS = ("Brier-1", "Brier-2", "Brier-3", "Brier-4")
+
+
+def diagnose_config(config: RunConfig) -> list[Diagnostic]:
+    """What is known to go wrong before anything is trained."""
+    head = config.model.head if isinstance(config.model, CalmConfig) else None
+    if not isinstance(head, EnergyHeadConfig) or head.distance != "power" or head.alpha >= 1.0:
+        return []
+    return [
+        Diagnostic(
+            code="alpha_below_one",
+            message=f"model.head.alpha {head.alpha:g} is below 1: the gradient of d^alpha grows without bound as "
+            "d falls to 0, so gradients explode where samples nearly coincide, as they do at the start (no pair's "
+            "exceeds the cap of workbench.energy_score); look at train/grad_norm, or use an alpha from 1 on "
+            "(published: 1)",
+        )
+    ]
+
+
+def diagnose_training(config: RunConfig, points: Sequence[TrainPoint], warmup_steps: int) -> list[Diagnostic]:
+    """Of a run whose training has ended, however it did."""
+    return diagnose_gradient_norms(points, warmup_steps=warmup_steps, clip=config.optim.clip)
 
 
 def diagnose_autoencoder(report: AutoencoderReport) -> list[Diagnostic]:
@@ -79,9 +102,9 @@ def diagnose_evaluation(
             )
         )
     true, shuffled, se = (
-        evaluation.energy_loss,
-        evaluation.energy_loss_shuffled,
-        evaluation.energy_loss_gain_se,
+        evaluation.head_loss,
+        evaluation.head_loss_shuffled,
+        evaluation.head_loss_gain_se,
     )
     if true is not None and shuffled is not None and se is not None and shuffled - true <= ERRORS * se:
         found.append(

@@ -22,17 +22,30 @@ from torch.autograd.function import once_differentiable
 
 from workbench.posterior import Posterior
 
-LEAST_SQUARE = 1e-12
-"""Squared distances below this count as this: the gradient of d^alpha at 0 is taken as 0."""
+RESOLUTION = 2.0**-20
+"""A squared distance between a sample and a target below this part of the sample's mean squared distance to its
+targets is not told from rounding: ``energy_loss`` forms it as |a|^2 - 2 a.b + |b|^2, and where that cancels its
+error was measured as at most 6 units of float32's epsilon, 2^-23, of that mean (L = 1 to 256); this is 8 units."""
+LEAST_SQUARE = 1e-30
+"""The same where no rounding is in the way. Its power alpha / 2 - 1 is still a finite float32 for every alpha."""
 
 
 class Distance(abc.ABC):
     """rho, of squared distances."""
 
+    @property
+    def steep(self) -> bool:
+        """Whether rho'(d) grows without bound as d -> 0: the gradient must be capped between samples as well."""
+        return False
+
     @abc.abstractmethod
-    def __call__(self, square: Tensor, *, slope: bool) -> tuple[Tensor, Tensor]:
-        """rho(d) and, where asked for, rho'(d) / d, of squared distances d^2, which may be overwritten: the
-        gradient of rho(|x|) is the latter times x."""
+    def __call__(self, square: Tensor, floor: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """rho(d) and, with a ``floor``, rho'(d) / d, of squared distances d^2, which may be overwritten: the
+        gradient of rho(|x|) is the latter times x. Squared distances that rounding made negative are 0.
+
+        Where d^2 is below ``floor`` (positive, of a shape that spreads to that of ``square``), a slope that grows
+        without bound is that at the floor f^2: the gradient shrinks to 0 with x, as it must by symmetry, and is
+        never longer than rho'(f). rho(d) itself is not floored."""
 
 
 @dataclass(frozen=True)
@@ -45,22 +58,30 @@ class PowerDistance(Distance):
         if not 0.0 < self.alpha < 2.0:
             raise ValueError(f"alpha must lie in (0, 2) for a strictly proper energy score, got {self.alpha}")
 
-    def __call__(self, square: Tensor, *, slope: bool) -> tuple[Tensor, Tensor]:
-        near = square < LEAST_SQUARE if slope else None
-        square.clamp_min_(LEAST_SQUARE)
-        power = square.sqrt_() if self.alpha == 1.0 else square.pow(self.alpha / 2)
-        if near is None:
-            return power, power
-        steep = power.reciprocal() if self.alpha == 1.0 else power.div(square).mul_(self.alpha)
-        return power, steep.masked_fill_(near, 0.0)
+    @property
+    def steep(self) -> bool:
+        return self.alpha < 1.0
+
+    def __call__(self, square: Tensor, floor: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        square.clamp_min_(0.0)
+        if self.alpha == 1.0:
+            steep = square if floor is None else torch.maximum(square, floor).rsqrt_()
+            power = square.sqrt_()
+        else:  # through logarithms: half the time of pow
+            log = square.log2_()
+            steep = log
+            if floor is not None:
+                steep = torch.maximum(log, floor.log2()).mul_(self.alpha / 2 - 1).exp2_().mul_(self.alpha)
+            power = log.mul_(self.alpha / 2).exp2_()
+        return power, steep
 
 
 @dataclass(frozen=True)
 class QuadricDistance(Distance):
     """1 - (1 + d^2 / s^2)^(-gamma), one minus the inverse multiquadric kernel: d^2 within the scale s, level far
-    beyond it. Bounded and smooth at 0; its slope falls as d^(-1-2 gamma), where that of d^1 stays the same, so
-    samples are drawn to what is near them rather than to the middle of everything. Raises ValueError for a scale
-    or gamma that is not positive."""
+    beyond it. Bounded and smooth at 0, so it needs no floor; its slope falls as d^(-1-2 gamma), where that of d^1
+    stays the same, so samples are drawn to what is near them rather than to the middle of everything. Raises
+    ValueError for a scale or gamma that is not positive."""
 
     scale: float
     gamma: float = 0.5
@@ -69,13 +90,21 @@ class QuadricDistance(Distance):
         if not (self.scale > 0.0 and self.gamma > 0.0):
             raise ValueError(f"scale and gamma must be positive, got {self.scale} and {self.gamma}")
 
-    def __call__(self, square: Tensor, *, slope: bool) -> tuple[Tensor, Tensor]:
-        inverse = square.div_(self.scale**2).add_(1.0).clamp_min_(1.0).reciprocal_()
-        kernel = inverse.sqrt() if self.gamma == 0.5 else inverse.pow(self.gamma)
-        distance = 1.0 - kernel
-        if not slope:
-            return distance, distance
-        return distance, kernel.mul_(inverse).mul_(2 * self.gamma / self.scale**2)
+    def __call__(self, square: Tensor, floor: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        # none of the forms takes the difference of two numbers near 1, which a small d^2 would be lost in
+        ratio = square.clamp_min_(0.0).div_(self.scale**2)
+        steepest = 2 * self.gamma / self.scale**2
+        if self.gamma == 1.0:
+            inverse = (ratio + 1.0).reciprocal_()
+            return ratio * inverse, inverse if floor is None else inverse.square_().mul_(steepest)
+        if self.gamma == 0.5:
+            inverse = (ratio + 1.0).reciprocal_()
+            kernel = inverse.sqrt()
+            distance = ratio * inverse / (kernel + 1.0)
+            return distance, distance if floor is None else inverse.mul_(kernel).mul_(steepest)
+        log = ratio.log1p()
+        distance = -torch.expm1(log * -self.gamma)
+        return distance, log if floor is None else log.mul_(-self.gamma - 1).exp_().mul_(steepest)
 
 
 SLICE_ELEMENTS = {"cpu": 2**17, "cuda": 2**25}
@@ -89,7 +118,13 @@ def energy_loss(
 
     With it |x - y_j|^2 = |x - mean|^2 - 2 ((x - mean) std) . eps_j + std^2 . eps_j^2: two matrix products
     and nothing of size N x M x n x L. Every position's estimate stays unbiased. Float32 throughout, whatever
-    the samples are: the expansion cancels.
+    the samples are: the expansion cancels. Since it is taken about the mean, how far that lies from 0 does not
+    matter; where x and y_j nearly coincide, RESOLUTION is the floor of their distance. On CUDA it wants torch's
+    default precision of matrix products, not TF32.
+
+    Coinciding samples get the gradient 0 of their distance, and an alpha < 1, whose gradients grow as
+    d^(alpha - 1), has such a floor between samples too: no pair's gradient is longer than alpha f^(alpha - 1), f
+    being 0.1 % of the root mean square distance to the targets, of the sample or of all of the position's.
 
     The loss of a position depends on its own samples alone, so its gradient is known up to one factor when the
     loss is: both are computed together, slice by slice, and what is kept for the backward pass is one
@@ -110,8 +145,8 @@ class _EnergyLoss(torch.autograd.Function):
         for part in _slices(n, max(1, SLICE_ELEMENTS.get(samples.device.type, 2**25) // largest)):
             x = samples[:, part].float()
             into = None if gradient is None else gradient[:, part]
-            loss[part] = _to_targets(x, mean[part], std[part], eps, distance, into)
-            loss[part] -= _between(x, distance, into)
+            loss[part], reach = _to_targets(x, mean[part], std[part], eps, distance, into)
+            loss[part] -= _between(x, distance, reach, into)
         ctx.dtype = samples.dtype
         ctx.save_for_backward(*(() if gradient is None else (gradient,)))
         return loss
@@ -127,29 +162,38 @@ def _slices(n: int, size: int) -> list[slice]:
     return [slice(start, min(n, start + size)) for start in range(0, n, size)]
 
 
+def _floor(reach: Tensor) -> Tensor:
+    return (reach * RESOLUTION).clamp_min_(LEAST_SQUARE)
+
+
 def _to_targets(
     x: Tensor, mean: Tensor, std: Tensor, eps: Tensor, distance: Distance, gradient: Tensor | None
-) -> Tensor:
-    """2/(N M) sum_ij rho(|x_i - y_j|) of every position, (c,); its gradient by x (N, c, L) is written."""
+) -> tuple[Tensor, Tensor]:
+    """2/(N M) sum_ij rho(|x_i - y_j|) of every position, (c,); its gradient by x (N, c, L) is written. And every
+    sample's mean squared distance to the targets, (N, c)."""
     factor = 2 / (x.shape[0] * eps.shape[0])
     offset = x - mean  # (N, c, L)
+    norm, variance = offset.square().sum(-1), std.square()
+    reach = norm + variance.sum(-1)
     square = ((offset * std) @ eps.T).mul_(-2)  # (N, c, M)
-    square.add_(offset.square().sum(-1, keepdim=True)).add_(std.square() @ eps.square().T)
-    rho, slope = distance(square, slope=gradient is not None)
+    square.add_(norm.unsqueeze(-1)).add_(variance @ eps.square().T)
+    rho, slope = distance(square, None if gradient is None else _floor(reach).unsqueeze(-1))
     if gradient is not None:
         torch.mul(offset, slope.sum(-1, keepdim=True), out=gradient)
         gradient.sub_((slope @ eps).mul_(std)).mul_(factor)
-    return rho.sum((0, 2)).mul_(factor)
+    return rho.sum((0, 2)).mul_(factor), reach
 
 
-def _between(x: Tensor, distance: Distance, gradient: Tensor | None) -> Tensor:
+def _between(x: Tensor, distance: Distance, reach: Tensor, gradient: Tensor | None) -> Tensor:
     """1/(N (N-1)) sum_{i != j} rho(|x_i - x_j|) of every position, (c,); its gradient is taken away.
 
-    From differences, not from products of samples: those would cancel where samples nearly coincide."""
+    From differences, not from products of samples: those would cancel where samples nearly coincide, as they do
+    at the start of training. So only a steep rho needs a floor that ``reach`` gives the scale of."""
     num = x.shape[0]
     first, second = torch.triu_indices(num, num, offset=1, device=x.device)
     difference = x[first] - x[second]  # (N(N-1)/2, c, L)
-    rho, slope = distance(difference.square().sum(-1), slope=gradient is not None)
+    floor = _floor(reach.mean(0)) if distance.steep else x.new_full((), LEAST_SQUARE)
+    rho, slope = distance(difference.square().sum(-1), None if gradient is None else floor)
     factor = 2 / (num * (num - 1))
     if gradient is not None:
         difference.mul_(slope.unsqueeze(-1))
@@ -168,5 +212,5 @@ def plain_energy_loss(
     to_target = (samples[:, None] - targets[None]).square().sum(-1)
     between = (samples[:, None] - samples[None]).square().sum(-1)
     between = between[~torch.eye(num, dtype=torch.bool, device=samples.device)]
-    loss: Tensor = 2 * distance(to_target, slope=False)[0].mean((0, 1)) - distance(between, slope=False)[0].mean(0)
+    loss: Tensor = 2 * distance(to_target)[0].mean((0, 1)) - distance(between)[0].mean(0)
     return loss

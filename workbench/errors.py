@@ -33,3 +33,7 @@ class RunError(UserError):
 
 class OutputError(UserError):
     """A folder or file cannot be written."""
+
+
+class SamplingError(UserError):
+    """A sampler's budget is spent."""

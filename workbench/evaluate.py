@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -94,7 +95,8 @@ def evaluate(
         text = cross_entropy(found.log_probs, grid, corpus, config.min_context)
         evaluation = evaluation.model_copy(update=text)
     if isinstance(model, Calm):
-        evaluation = evaluation.model_copy(update=context_use(model, config, grid))
+        how = head_sampling(model)
+        evaluation = evaluation.model_copy(update={**context_use(model, config, grid), **how})
     evaluation.seconds = time.perf_counter() - start
     positions = PositionScores(
         fingerprint=grid.fingerprint,
@@ -106,6 +108,12 @@ def evaluate(
         cross_entropy=per_window,
     )
     return Scores(evaluation, positions, grid)
+
+
+def head_sampling(model: Calm) -> dict[str, Any]:
+    """Network calls for a sample, and the solver where the head has one."""
+    head = model.network.head.config
+    return {"network_calls": head.network_calls, "solver": getattr(head, "solver_used", None)}
 
 
 @dataclass(frozen=True)
@@ -166,7 +174,7 @@ def score_windows(
     device = model.device
     positions = torch.from_numpy(grid.positions).to(device)
     values, log_probs = [], []
-    for start, batch in _batches(grid, device, first, last):
+    for start, batch in batches(grid, device, first, last):
         rng = generator(config.seed, "evaluation", start, round_number, device=device)
         if isinstance(model, SampledModel):
             estimate = sampled_brier(model, batch, positions, num_samples=config.num_samples, rng=rng)
@@ -214,7 +222,7 @@ def context_use(model: Calm, config: EvalConfig, grid: Grid) -> dict[str, float]
     true, other = [], []
     first = config.min_context // model.chunk_size - 1  # only positions that the grid could score
     num = min(len(grid.windows), CONTEXT_WINDOWS)
-    for start, batch in _batches(grid, device, 0, num):
+    for start, batch in batches(grid, device, 0, num):
         rng = generator(config.seed, "context", start, device=device)
         right, wrong = model.held_out_loss(batch, rng=rng)
         true.append(right[:, first:].mean(1).cpu().numpy())
@@ -223,9 +231,9 @@ def context_use(model: Calm, config: EvalConfig, grid: Grid) -> dict[str, float]
     gain = wrong_mean - right_mean
     residual = cluster_residuals(gain - gain.mean(), grid.clusters[:num])
     return {
-        "energy_loss": float(right_mean.mean()),
-        "energy_loss_shuffled": float(wrong_mean.mean()),
-        "energy_loss_gain_se": float(cluster_se(residual)),
+        "head_loss": float(right_mean.mean()),
+        "head_loss_shuffled": float(wrong_mean.mean()),
+        "head_loss_gain_se": float(cluster_se(residual)),
     }
 
 
@@ -287,7 +295,7 @@ def identical_draws(model: Calm, config: EvalConfig, grid: Grid) -> bool:
     return bool(torch.equal(samples[0], samples[1]))
 
 
-def _batches(
+def batches(
     grid: Grid, device: torch.device, first: int = 0, last: int | None = None
 ) -> list[tuple[int, torch.Tensor]]:
     """(number of its first window, windows) of about 4,096 tokens, at least two windows in each."""

@@ -15,7 +15,6 @@ Letters: K chunk size, P positions of a block, D width, L latent dimension, V vo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from workbench.config import (
@@ -23,36 +22,16 @@ from workbench.config import (
     BackboneConfig,
     BaselineConfig,
     CalmConfig,
-    EnergyHeadConfig,
     RunConfig,
 )
+from workbench.head_flops import Cost, HeadCounts, head_counts, linear
+from workbench.head_sections import sampling_variants
 
 ORTHOGONAL_STEPS = 5
 """Of Muon's iteration (``workbench.muon``)."""
 
 PAPER_CONTEXT = 2048
 """Positions of context in the published inference counts."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """FLOPs of one part, forward and backward."""
-
-    forward: float
-    backward: float
-
-    @property
-    def total(self) -> float:
-        return self.forward + self.backward
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.forward + other.forward, self.backward + other.backward)
-
-
-def _linear(rows: float, fan_in: int, fan_out: int, *, input_grad: bool = True, trained: bool = True) -> Cost:
-    """A trained linear map: forward, then a product each for the weights' and the input's gradient."""
-    forward = 2.0 * rows * fan_in * fan_out
-    return Cost(forward, forward * (int(trained) + int(trained and input_grad)))
 
 
 def vocab_size(config: RunConfig) -> int:
@@ -90,20 +69,10 @@ def _input_matrices(model: CalmConfig, latent_dim: int) -> int:
     return tokens + (latent_dim * width if model.input_mode != "tokens" else 0)
 
 
-def _head_matrices(head: EnergyHeadConfig, width: int, latent_dim: int) -> tuple[int, int]:
-    """Weights that act once per position in our code and once per sample."""
-    assert head.num_blocks is not None, "resolve the configuration first"
-    d2 = width * width
-    shared = d2 + head.num_blocks * d2
-    sampled = head.noise_dim * width + head.num_blocks * 5 * d2 + d2 + width * latent_dim
-    return shared, sampled
-
-
-def _head_vectors(head: EnergyHeadConfig, width: int, latent_dim: int) -> int:
-    """Biases and LayerNorms of the energy head."""
-    assert head.num_blocks is not None, "resolve the configuration first"
-    block = 2 * width + (width + width + 2 * width + width)
-    return 2 * (width + 2 * width) + head.num_blocks * block + 2 * width + width + latent_dim
+def _counts(config: RunConfig) -> HeadCounts:
+    """Of a CALM's head."""
+    assert isinstance(config.model, CalmConfig)
+    return head_counts(config.model.head, config.model.backbone.width, config.autoencoder.latent_dim)
 
 
 def parameters(config: RunConfig, vocab: int) -> dict[str, int]:
@@ -114,7 +83,8 @@ def parameters(config: RunConfig, vocab: int) -> dict[str, int]:
         groups |= {"embedding": vocab * width, "output": vocab * width}
         return {**groups, "total": sum(groups.values())}
     model, latent = config.model, config.autoencoder.latent_dim
-    groups["head"] = sum(_head_matrices(model.head, width, latent)) + _head_vectors(model.head, width, latent)
+    head = _counts(config)
+    groups["head"] = head.num_matrix_weights + head.num_vector_weights
     if model.input_mode != "latent":
         groups["embedding"] = vocab * width
         groups["compression"] = _compression_matrices(width, model.chunk_size) + 2 * width + width + 2 * width
@@ -141,12 +111,12 @@ def encoder_cost(config: RunConfig, chunks: float, *, trained: bool) -> Cost:
     """The autoencoder's encoder on so many chunks."""
     ae, k, d = config.autoencoder, config.chunk_size, config.autoencoder.width
     inner = _mlp_width(ae)
-    per_token = _linear(chunks * k, d, 3 * inner, trained=trained)
+    per_token = linear(chunks * k, d, 3 * inner, trained=trained)
     return (
         per_token
-        + _linear(chunks, k * d, d, trained=trained)
-        + _linear(chunks, d, 3 * inner, trained=trained)
-        + _linear(chunks, d, 2 * ae.latent_dim, trained=trained)
+        + linear(chunks, k * d, d, trained=trained)
+        + linear(chunks, d, 3 * inner, trained=trained)
+        + linear(chunks, d, 2 * ae.latent_dim, trained=trained)
     )
 
 
@@ -155,11 +125,11 @@ def decoder_cost(config: RunConfig, chunks: float, vocab: int, *, trained: bool)
     ae, k, d = config.autoencoder, config.chunk_size, config.autoencoder.width
     inner = _mlp_width(ae)
     return (
-        _linear(chunks, ae.latent_dim, d, trained=trained)
-        + _linear(chunks, d, 3 * inner, trained=trained)
-        + _linear(chunks, d, k * d, trained=trained)
-        + _linear(chunks * k, d, 3 * inner, trained=trained)
-        + _linear(chunks * k, d, vocab, trained=trained)
+        linear(chunks, ae.latent_dim, d, trained=trained)
+        + linear(chunks, d, 3 * inner, trained=trained)
+        + linear(chunks, d, k * d, trained=trained)
+        + linear(chunks * k, d, 3 * inner, trained=trained)
+        + linear(chunks * k, d, vocab, trained=trained)
     )
 
 
@@ -177,24 +147,6 @@ def backbone_cost(config: BackboneConfig, sequences: float, positions: int) -> C
     return Cost(linear + attention, 2 * (linear + attention))
 
 
-def head_cost(head: EnergyHeadConfig, positions: float, width: int, latent_dim: int, samples: int) -> Cost:
-    """The energy head's map with so many samples a position; the hidden state's part is done once."""
-    shared, sampled = _head_matrices(head, width, latent_dim)
-    noise = _linear(positions * samples, head.noise_dim, width, input_grad=False)
-    rest = 2.0 * positions * (shared + samples * (sampled - head.noise_dim * width))
-    return noise + Cost(rest, 2 * rest)
-
-
-def energy_loss_cost(head: EnergyHeadConfig, positions: float, latent_dim: int) -> Cost:
-    """The matrix products of the cheap energy loss; only the samples get a gradient. It is computed beside the
-    loss, but counts as backward."""
-    n = head.num_samples
-    cross = 2.0 * positions * n * latent_dim * head.num_targets
-    spread = 2.0 * positions * latent_dim * head.num_targets
-    between = 2.0 * positions * n * (n * (n - 1) // 2) * latent_dim
-    return Cost(cross + spread, cross + between)
-
-
 def inner_matrices(model: CalmConfig | BaselineConfig) -> list[tuple[int, int]]:
     """Rows and columns of the maps inside the network, which Muon orthogonalises (``workbench.muon``)."""
     backbone, width = model.backbone, model.backbone.width
@@ -206,8 +158,7 @@ def inner_matrices(model: CalmConfig | BaselineConfig) -> list[tuple[int, int]]:
         return matrices
     if model.input_mode != "latent":
         matrices += [*(model.chunk_size * [(2 * width, width)]), (width, 2 * width)]
-    assert model.head.num_blocks is not None, "resolve the configuration first"
-    return matrices + (2 + 6 * model.head.num_blocks) * [square]
+    return matrices + head_counts(model.head, width, 1).inner_matrices
 
 
 def muon_flops(model: CalmConfig | BaselineConfig) -> float:
@@ -232,7 +183,7 @@ def train_step_costs(config: RunConfig, vocab: int) -> dict[str, Cost]:
         positions = config.train.block_len - 1
         return {
             "backbone": backbone_cost(model.backbone, sequences, positions),
-            "output": _linear(sequences * positions, width, vocab),
+            "output": linear(sequences * positions, width, vocab),
             **optimizer,
         }
     latent = config.autoencoder.latent_dim
@@ -243,16 +194,15 @@ def train_step_costs(config: RunConfig, vocab: int) -> dict[str, Cost]:
     costs = {
         "encoder": encoder_cost(config, encoded, trained=False),
         "backbone": backbone_cost(model.backbone, sequences, positions),
-        "head": head_cost(model.head, rows, width, latent, model.head.num_samples),
-        "loss": energy_loss_cost(model.head, rows, latent),
+        **_counts(config).training(rows),
         **optimizer,
     }
     if model.input_mode != "latent":
-        costs["compression"] = _linear(rows, model.chunk_size * width, 2 * width) + _linear(rows, 2 * width, width)
+        costs["compression"] = linear(rows, model.chunk_size * width, 2 * width) + linear(rows, 2 * width, width)
     if model.input_mode != "tokens":
-        costs["latent_input"] = _linear(rows, latent, width, input_grad=False)
+        costs["latent_input"] = linear(rows, latent, width, input_grad=False)
     if model.auxiliary_weight:
-        costs["auxiliary"] = _linear(rows, width, model.chunk_size * vocab)
+        costs["auxiliary"] = linear(rows, width, model.chunk_size * vocab)
     return costs
 
 
@@ -265,7 +215,14 @@ def tokens_per_step(config: RunConfig) -> int:
 
 
 def infer_flops_per_token(config: RunConfig, vocab: int) -> float:
-    """Executed per generated token with a key/value cache, at a context of eval.context_len tokens."""
+    """Executed per generated token with a key/value cache, at a context of eval.context_len tokens; one sample a
+    chunk, with the head's network calls."""
+    return sample_flops_per_token(config, vocab, num_samples=1)
+
+
+def sample_flops_per_token(config: RunConfig, vocab: int, *, num_samples: int) -> float:
+    """The same for a sampler that draws and decodes so many samples for one chunk, of which one is kept
+    (``workbench.temperature``); without effect for the token baseline."""
     model, width, k = config.model, config.model.backbone.width, config.chunk_size
     context = config.eval.context_len // k
     backbone = 2.0 * model.backbone.num_layers * _layer_matrices(model.backbone)
@@ -273,22 +230,34 @@ def infer_flops_per_token(config: RunConfig, vocab: int) -> float:
     if isinstance(model, BaselineConfig):
         return backbone + 2.0 * width * vocab
     latent = config.autoencoder.latent_dim
-    chunk = backbone + head_cost(model.head, 1, width, latent, 1).forward
-    chunk += decoder_cost(config, 1, vocab, trained=False).forward
+    chunk = backbone + _counts(config).sampling(1, num_samples)
+    chunk += decoder_cost(config, num_samples, vocab, trained=False).forward
     chunk += 2.0 * _input_matrices(model, latent)
     if model.input_mode != "tokens" and model.latent_feedback == "reencoded":
         chunk += encoder_cost(config, 1, trained=False).forward
     return chunk / k
 
 
+def call_curve_flops(config: RunConfig, vocab: int) -> float:
+    """Head and decoder in the comparison by network calls after training (``eval.network_calls``): S samples of
+    the chunk after each scored position. Without the continuations that K < 4 needs, so a lower bound there."""
+    model, rules = config.model, config.eval
+    if not isinstance(model, CalmConfig):
+        return 0.0
+    width, latent, samples = model.backbone.width, config.autoencoder.latent_dim, rules.num_samples
+    decoder = decoder_cost(config, samples, vocab, trained=False).forward
+    positions = rules.num_windows * ((rules.context_len - rules.min_context) // rules.grid_stride)
+    variants = sampling_variants(model.head, rules.network_calls, rules.solvers)
+    return positions * sum(head_counts(head, width, latent).sampling(1, samples) + decoder for head in variants)
+
+
 # Published
 
 
-def _published_head(config: CalmConfig, latent_dim: int) -> tuple[int, int]:
-    """Weights of the embedding of h, and of the rest, which the paper counts for every sample."""
-    width = config.backbone.width
-    shared, sampled = _head_matrices(config.head, width, latent_dim)
-    return width * width, shared + sampled - width * width
+def _published_head(config: RunConfig) -> tuple[int, int]:
+    """Weights of the embedding of h, and of the rest, which the paper counts for every draw or network call."""
+    width = config.model.backbone.width
+    return width * width, _counts(config).num_matrix_weights - width * width
 
 
 def infer_flops_per_token_published(config: RunConfig, vocab: int, *, context: int = PAPER_CONTEXT) -> float:
@@ -299,7 +268,8 @@ def infer_flops_per_token_published(config: RunConfig, vocab: int, *, context: i
     if isinstance(model, BaselineConfig):
         return 2.0 * (blocks + width * vocab) + attention
     latent = config.autoencoder.latent_dim
-    matrices = blocks + _input_matrices(model, latent) + sum(_published_head(model, latent))
+    embed_hidden, rest = _published_head(config)
+    matrices = blocks + _input_matrices(model, latent) + embed_hidden + model.head.network_calls * rest
     return (2.0 * matrices + attention + decoder_cost(config, 1, vocab, trained=False).forward) / k
 
 
@@ -311,9 +281,8 @@ def train_flops_per_token_published(config: RunConfig, vocab: int, *, context: i
     attention = 4.0 * model.backbone.num_layers * width * context
     blocks = model.backbone.num_layers * _layer_matrices(model.backbone)
     latent = config.autoencoder.latent_dim
-    embed_hidden, rest = _published_head(model, latent)
-    matrices = blocks + _input_matrices(model, latent) + embed_hidden
-    matrices += model.head.num_samples * rest
+    embed_hidden, rest = _published_head(config)
+    matrices = blocks + _input_matrices(model, latent) + embed_hidden + _counts(config).num_draws * rest
     return 3 * (2.0 * matrices + attention) / model.chunk_size
 
 
@@ -346,4 +315,5 @@ def describe(config: RunConfig, vocab: int | None = None) -> dict[str, Any]:
     }
     if config.is_calm:
         described["autoencoder_train_flops"] = autoencoder_train_flops(config, vocab)
+        described["call_curve_flops"] = call_curve_flops(config, vocab)
     return described

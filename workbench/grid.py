@@ -5,7 +5,7 @@ Letters: W windows, T tokens of a window (eval.context_len), n positions of a wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,10 @@ from workbench.errors import DataError
 
 MANY_DOCUMENTS = 30
 """From so many documents in the split on, a document is a cluster of the standard error; below, a window is."""
-NOT_IN_FINGERPRINT = {"seed", "num_windows", "target_se", "max_positions"}
+NOT_IN_FINGERPRINT = {
+    *{"seed", "num_windows", "target_se", "max_positions"},
+    *{"network_calls", "solvers", "tradeoff", "sample_tokens"},
+}
 _FORMAT = 2
 
 
@@ -37,6 +40,15 @@ class Grid:
     capacity: int
     """Windows without overlap that the split has."""
     fingerprint: str
+
+    def first(self, num_windows: int) -> Grid:
+        """Its first windows, or all where it has fewer."""
+        return replace(
+            self,
+            windows=self.windows[:num_windows],
+            clusters=self.clusters[:num_windows],
+            starts=self.starts[:num_windows],
+        )
 
 
 def evaluation_grid(config: EvalConfig, corpus: Corpus, *, num_windows: int | None = None) -> Grid:

@@ -91,6 +91,12 @@ def mark_zero(layer: nn.Linear) -> None:
     layer.zero_init = True  # type: ignore[assignment]
 
 
+def mark_xavier(layer: nn.Linear) -> None:
+    """The layer starts with std sqrt(2 / (fan-in + fan-out)) under either initialisation (Glorot & Bengio 2010,
+    eq. 12, for a normal distribution)."""
+    layer.xavier_init = True  # type: ignore[assignment]
+
+
 def mark_outermost(layer: nn.Linear) -> None:
     """A map into or out of the network, whose weights an optimizer for inner matrices leaves to AdamW."""
     layer.outermost = True  # type: ignore[assignment]
@@ -119,12 +125,14 @@ def initialise(module: nn.Module, scheme: Init, *, rng: torch.Generator) -> None
 
     ``paper``: N(0, 0.02), biases 0. ``fan_in``: linear maps with std 1/sqrt(fan-in), residual outputs
     divided by sqrt(number of residual branches), embeddings with std 1 (METHOD section 3.5). Layers
-    marked zero are 0 under both."""
+    marked zero or xavier start so under both."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             std = PAPER_STD
             if scheme == "fan_in":
                 std = 1 / math.sqrt(layer.in_features * getattr(layer, "residual_outputs", 1))
+            if getattr(layer, "xavier_init", False):
+                std = math.sqrt(2 / (layer.in_features + layer.out_features))
             if getattr(layer, "zero_init", False):
                 std = 0.0
             _normal(layer.weight, std, rng)

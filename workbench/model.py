@@ -6,7 +6,9 @@ S samples, n positions, R branches, r places where chunks are sampled.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -113,6 +115,14 @@ class Calm(LanguageModel, SampledModel):
     @property
     def uses_latents(self) -> bool:
         return self.network.config.input_mode != "tokens"
+
+    def with_sampling(self, **fields: Any) -> Calm:
+        """The same trained model, weights shared, whose head samples by other settings."""
+        network = copy.copy(self.network)
+        network._modules = {**self.network._modules, "head": self.network.head.with_sampling(**fields)}
+        clone = copy.copy(self)
+        clone.network = network
+        return clone
 
     def chunks(self, tokens: Int[Tensor, "b t"]) -> Int[Tensor, "b p k"]:
         out: Tensor = tokens.unflatten(-1, (-1, self.chunk_size))

@@ -6,6 +6,8 @@
     positions.npz       Brier estimates of every position at the last evaluation (workbench.positions)
     floors.npz          the n-gram tables' scores of the same positions
     evaluations.jsonl   Evaluation lines
+    samples.jsonl       SampleText lines: a text sampled at each evaluation
+    samples/            the same as text files, mirrored to MLflow as artifacts
     autoencoder.json    AutoencoderReport of the autoencoder used (CALM runs)
     autoencoder.safetensors  its weights: the run does not depend on the cache
     checkpoint/         weights (safetensors), optimizer state, position in the data
@@ -20,7 +22,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from workbench import files
 from workbench.errors import RunError
@@ -33,6 +35,7 @@ Phase = Literal["warmup", "constant", "decaying", "decayed"]
 ``constant`` or within ``decayed`` (DESIGN rule 5)."""
 
 RECORD, CONFIG, METRICS, EVALUATIONS = "record.json", "config.yaml", "metrics.jsonl", "evaluations.jsonl"
+SAMPLES, SAMPLE_TEXTS = "samples.jsonl", "samples"
 AUTOENCODER, CHECKPOINT, PLOTS = "autoencoder.json", "checkpoint", "plots"
 AUTOENCODER_WEIGHTS = "autoencoder.safetensors"
 
@@ -50,6 +53,7 @@ class TrainPoint(Record):
     """Executed so far (workbench.flops)."""
     loss: float
     grad_norm: float
+    """Before clipping; of the last step before this point."""
     lr: float
     tokens_per_second: float
     seconds: float
@@ -106,16 +110,24 @@ class Evaluation(Record):
     """The same per UTF-8 byte of the text, end tokens left out: comparable between tokenizers."""
     byte_perplexity: float | None = None
     """2 ** bits_per_byte."""
+    network_calls: int | None = None
+    """Of the head, for one sample; CALM only."""
+    solver: str | None = None
+    """Of the head, where it has several network calls."""
     wanted_se: float | None = None
     """``eval.target_se`` where this evaluation drew more positions or samples to reach it."""
     stopped_by: Literal["target", "budget", "text"] | None = None
     """Why it drew no more: the error was reached, ``eval.max_positions`` was spent, or the split holds no more
     text and more samples would not help."""
-    energy_loss: float | None = None
-    """On held-out positions, CALM only (any head's loss)."""
-    energy_loss_shuffled: float | None = None
+    head_loss: float | None = Field(default=None, validation_alias=AliasChoices("head_loss", "energy_loss"))
+    """On held-out positions, CALM only; its name was energy_loss before there were other heads."""
+    head_loss_shuffled: float | None = Field(
+        default=None, validation_alias=AliasChoices("head_loss_shuffled", "energy_loss_shuffled")
+    )
     """The same with hidden states exchanged between positions."""
-    energy_loss_gain_se: float | None = None
+    head_loss_gain_se: float | None = Field(
+        default=None, validation_alias=AliasChoices("head_loss_gain_se", "energy_loss_gain_se")
+    )
     """Standard error of (shuffled - true)."""
     seconds: float = 0.0
 
@@ -178,6 +190,56 @@ class Bottleneck(Record):
     latent_dim: int
 
 
+class CallPoint(Record):
+    """A finished CALM scored with some number of network calls per sample (``eval.network_calls``)."""
+
+    network_calls: int
+    """As made, which may be fewer than asked for."""
+    solver: str
+    """``energy`` for the energy head."""
+    infer_flops_per_token: float
+    """Executed, head and all."""
+    brier: Brier
+    seconds: float
+
+
+class TradeoffPoint(Record):
+    """How sharp and how right a sampler's draws are, at the first chunk after each scored position (per cent)."""
+
+    sampler: Literal["exact", "batch", "noise", "softmax"]
+    temperature: float | None = None
+    """tau, but for ``noise``."""
+    batch_size: int | None = None
+    """N of ``batch``."""
+    noise_scale: float | None = None
+    num_tokens: int
+    """Tokens that are compared: a chunk."""
+    accuracy: float
+    """Probability of the true chunk."""
+    accuracy_se: float
+    collision: float
+    """Probability that two draws agree."""
+    collision_se: float
+    calls_per_chunk: float
+    """Draws from the plain sampler for one chunk."""
+    fallback_share: float = 0.0
+    """Chunks of ``exact`` that its budget did not pay for, drawn by ``batch``."""
+    seconds_per_token: float
+    num_positions: int
+
+
+class SampleText(Record):
+    """Text sampled at an evaluation."""
+
+    step: int
+    tokens: int
+    sampler: str
+    temperature: float
+    prompt: str
+    text: str
+    """Without the prompt."""
+
+
 class Overlap(Record):
     """Evaluated text that also occurs in the training text."""
 
@@ -203,7 +265,7 @@ class Floor(Record):
 class Diagnostic(Record):
     code: str
     """Short and stable: collapse, reconstruction, brittle_decoder, not_finite, brierlm_zero,
-    below_floor, ignores_context, identical_draws, seen_text."""
+    below_floor, ignores_context, identical_draws, seen_text, alpha_below_one, gradient_norm."""
     message: str
 
 
@@ -251,6 +313,10 @@ class RunRecord(Record):
     overlap: Overlap | None = None
     bottleneck: Bottleneck | None = None
     """Of the last evaluation; CALM only."""
+    call_curve: list[CallPoint] = []
+    """BrierLM by network calls; CALM with ``eval.network_calls`` only."""
+    tradeoff: list[TradeoffPoint] = []
+    """Samplers compared; with ``eval.tradeoff`` only."""
     diagnostics: list[Diagnostic] = []
     environment: dict[str, Any] = {}
     """python, platform, cpu, cores, threads, versions {package: version}, git_commit, git_diff_hash."""
@@ -278,6 +344,11 @@ def read_evaluations(run_dir: Path | str) -> list[Evaluation]:
 
 def read_train_points(run_dir: Path | str) -> list[TrainPoint]:
     return [TrainPoint.model_validate(row) for row in files.read_json_lines(Path(run_dir) / METRICS)]
+
+
+def read_samples(run_dir: Path | str) -> list[SampleText]:
+    path = Path(run_dir) / SAMPLES
+    return [SampleText.model_validate(row) for row in files.read_json_lines(path)] if path.exists() else []
 
 
 def read_autoencoder_report(run_dir: Path | str) -> AutoencoderReport | None:

@@ -1,7 +1,8 @@
 """A trained run scored again: other positions, more samples, another split, a wished-for error.
 
-What was scored is kept in the run's folder as evaluation-FINGERPRINT-sSEED-wWINDOWS.json and the estimates of
-every position beside it, so that it is not computed twice.
+What was scored is kept in the run's folder as evaluation-FINGERPRINT-sSEED-wWINDOWS.json (-hHASH is added where
+the head sampled by other settings than in training) and the estimates of every position beside it, so that it is
+not computed twice.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from workbench import files, records
-from workbench.config import EvalConfig
+from workbench.call_curve import call_curve
+from workbench.config import EvalConfig, content_hash
 from workbench.config_file import build_config, load_config
-from workbench.errors import ConfigError, RunError
+from workbench.errors import RunError
 from workbench.evaluate import Background, Grid, evaluate, evaluation_grid, floors
 from workbench.home import Home
+from workbench.model import Calm
 from workbench.positions import POSITIONS, PositionScores, read_positions, write_positions
-from workbench.records import Evaluation
+from workbench.records import CallPoint, Evaluation, TradeoffPoint
 from workbench.saved_runs import SavedRun, load_run
+from workbench.tradeoff import tradeoff
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,10 @@ class Rescored:
     background: Background
     capacity: int
     """Windows that the split has."""
+    call_curve: list[CallPoint]
+    """Where ``eval.network_calls`` was among the overrides."""
+    tradeoff: list[TradeoffPoint]
+    """Where ``eval.tradeoff`` was among the overrides."""
 
 
 def rescore(
@@ -41,18 +49,20 @@ def rescore(
     reuse: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Rescored:
-    """Score a run with the ``eval.*`` settings it was trained with, changed by ``overrides``.
+    """Score a run with the ``eval.*`` settings it was trained with, changed by ``overrides``, which may also be
+    settings of the head's sampling (``model.head.num_calls``).
 
     ``reuse``: take what an earlier call left in the folder where it has the same rules, seed, checkpoint and
     number of windows. Raises ConfigError for other overrides, RunError where the run has no weights, DataError
     where the split is too short."""
-    foreign = [field for field in overrides if not field.startswith("eval.")]
-    if foreign:
-        raise ConfigError(f"calm evaluate changes eval.* only, {foreign[0]} given; train a run with it instead")
-    config = build_config(load_config(run_dir / records.CONFIG).to_dict(), overrides).eval
-    saved = load_run(run_dir, home)
+    rules = {field: value for field, value in overrides.items() if field.startswith("eval.")}
+    sampling = {field: value for field, value in overrides.items() if field not in rules}
+    trained = load_config(run_dir / records.CONFIG)
+    config = build_config(trained.to_dict(), rules).eval
+    saved = load_run(run_dir, home, sampling)
+    how = "" if saved.config.model == trained.model else "-h" + content_hash(saved.config.model.model_dump(), 8)
     grid = evaluation_grid(config, saved.corpus)
-    known = _known(run_dir, _stem(grid, config), saved, grid, config) if reuse else None
+    known = _known(run_dir, _stem(grid, config, how), saved, grid, config) if reuse else None
     if known is None:
         scores = evaluate(
             saved.model,
@@ -66,7 +76,7 @@ def rescore(
             to_target=True,
             progress=progress,
         )
-        stem = _stem(scores.grid, config)
+        stem = _stem(scores.grid, config, how)
         write_positions(run_dir / f"positions-{stem}.npz", scores.positions)
         if not overrides and not (run_dir / POSITIONS).exists():  # a run of an older version
             write_positions(run_dir / POSITIONS, scores.positions)
@@ -74,11 +84,38 @@ def rescore(
         known, grid = (scores.evaluation, scores.positions), scores.grid
     evaluation, positions = known
     background = floors(saved.corpus, config, grid, home.cache)
-    return Rescored(saved.record.name, config, evaluation, positions, background, grid.capacity)
+    curve, points = _sampling(run_dir, _stem(grid, config, how), saved, grid, config, evaluation, rules, progress)
+    return Rescored(saved.record.name, config, evaluation, positions, background, grid.capacity, curve, points)
 
 
-def _stem(grid: Grid, config: EvalConfig) -> str:
-    return f"{grid.fingerprint}-s{config.seed}-w{len(grid.windows)}"
+def _sampling(
+    run_dir: Path,
+    stem: str,
+    saved: SavedRun,
+    grid: Grid,
+    config: EvalConfig,
+    evaluation: Evaluation,
+    asked: Mapping[str, Any],
+    progress: Callable[[int, int], None] | None,
+) -> tuple[list[CallPoint], list[TradeoffPoint]]:
+    """What was asked for of other numbers of calls and samplers, kept as sampling-....json."""
+    curve: list[CallPoint] = []
+    points: list[TradeoffPoint] = []
+    names = {name.split(".")[1] for name in asked}
+    if names & {"network_calls", "solvers"} and isinstance(saved.model, Calm):
+        whole = saved.config.model_copy(update={"eval": config})
+        vocab = saved.corpus.vocab_size
+        curve = call_curve(saved.model, whole, grid, vocab=vocab, known=evaluation, progress=progress)
+    if "tradeoff" in names and config.tradeoff is not None:
+        points = tradeoff(saved.model, config, config.tradeoff, grid, progress=progress)
+    if curve or points:
+        found = {"call_curve": [p.model_dump() for p in curve], "tradeoff": [p.model_dump() for p in points]}
+        files.write_json(run_dir / f"sampling-{stem}.json", found)
+    return curve, points
+
+
+def _stem(grid: Grid, config: EvalConfig, how: str) -> str:
+    return f"{grid.fingerprint}-s{config.seed}-w{len(grid.windows)}{how}"
 
 
 def _known(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import files, records
-from workbench.records import AutoencoderReport, Evaluation, Floor, TrainPoint
+from workbench.records import AutoencoderReport, CallPoint, Evaluation, Floor, TradeoffPoint, TrainPoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,15 +17,53 @@ BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"
 SMALL: dict[str, Any] = {"fontsize": 7, "color": GREY}
 
 
-def draw(run_dir: Path, floors: dict[str, Floor]) -> None:
-    """Write ``plots/training.png`` and, for a CALM, ``plots/autoencoder.png``; what has no data is left
-    out."""
+def draw(
+    run_dir: Path,
+    floors: dict[str, Floor],
+    calls: Sequence[CallPoint] = (),
+    samplers: Sequence[TradeoffPoint] = (),
+) -> None:
+    """Write ``plots/training.png``, for a CALM ``plots/autoencoder.png``, and where other numbers of network calls
+    or samplers were compared ``plots/sampling.png``; what has no data is left out."""
     points, evaluations = records.read_train_points(run_dir), records.read_evaluations(run_dir)
     if points:
         _save(_training(points, evaluations, floors), run_dir / records.PLOTS / "training.png")
     report = records.read_autoencoder_report(run_dir)
     if report is not None:
         _save(_autoencoder(report), run_dir / records.PLOTS / "autoencoder.png")
+    if calls or samplers:
+        _save(_sampling(calls, samplers), run_dir / records.PLOTS / "sampling.png")
+
+
+def _sampling(calls: Sequence[CallPoint], samplers: Sequence[TradeoffPoint]) -> Figure:
+    """BrierLM against network calls and against inference FLOPs; accuracy against collision by sampler."""
+    figure, (left, middle, right) = _figure(3)
+    for axes, cost in ((left, "network_calls"), (middle, "infer_flops_per_token")):
+        for solver in dict.fromkeys(point.solver for point in calls):
+            own = sorted((p for p in calls if p.solver == solver), key=lambda p: p.network_calls)
+            axes.errorbar(
+                [getattr(p, cost) for p in own],
+                [p.brier.brierlm for p in own],
+                [p.brier.brierlm_se for p in own],
+                marker="o",
+                markersize=4,
+                label=solver,
+            )
+    left.set(xlabel="network calls", ylabel="BrierLM ± s.e.", title="by network calls", xscale="log")
+    middle.set(xlabel="inference FLOPs per token", ylabel="BrierLM ± s.e.", title="by cost", xscale="log")
+    curves: dict[str, list[TradeoffPoint]] = {}
+    for point in samplers:
+        name = point.sampler + (f", N = {point.batch_size}" if point.batch_size else "")
+        curves.setdefault(f"{name}, {point.num_tokens} tokens", []).append(point)
+    for name, curve in curves.items():
+        right.plot([p.collision for p in curve], [p.accuracy for p in curve], marker="o", markersize=3, label=name)
+    right.set(xlabel="two draws agree (%)", ylabel="draw is right (%)", title="samplers")
+    for axes, filled in ((left, calls), (middle, calls), (right, samplers)):
+        if filled:
+            axes.legend(fontsize=6, frameon=False)
+        else:
+            axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", **SMALL)
+    return figure
 
 
 def _training(points: list[TrainPoint], evaluations: list[Evaluation], floors: dict[str, Floor]) -> Figure:

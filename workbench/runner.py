@@ -29,6 +29,8 @@ from workbench.pairs import PairedDifference, against_floor
 from workbench.positions import FLOORS, POSITIONS, read_floors, read_positions, write_floors, write_positions
 from workbench.progress import Display, NoDisplay
 from workbench.records import FINISHED, Evaluation, RunRecord, Status, TrainPoint
+from workbench.sample_text import sample_text
+from workbench.sampling_compared import compare_sampling
 from workbench.saved_runs import require_same_text
 from workbench.schedule import Plan
 from workbench.train import NotFiniteError, Trainer
@@ -152,19 +154,23 @@ class _Run:
     ) -> RunRecord:
         if existing is not None:
             self.record.created = existing.created
+            self.record.call_curve, self.record.tradeoff = existing.call_curve, existing.tradeoff
             self.wall_before = existing.wall_seconds
         files.write_atomic(self.run_dir / records.CONFIG, self.config.to_yaml())
+        self.record.diagnostics = diagnostics.diagnose_config(self.config)
+        for warning in self.record.diagnostics:
+            display.note(f"{warning.code}: {warning.message}")
         self.write()
         corpus, grid, schedule = inputs.corpus, inputs.grid, inputs.schedule
         self.describe(corpus, schedule, grid)
         try:
             model, report = build_model(self.config, corpus, self.home, run_dir=self.run_dir, display=display)
         except NotFiniteError as error:
-            self.record.diagnostics = [diagnostics.not_finite(str(error))]
+            self.record.diagnostics.append(diagnostics.not_finite(str(error)))
             return self.end("not_finite", str(error))
         if report is not None:
             keep_autoencoder(model, report, self.run_dir)
-            self.record.diagnostics = diagnostics.diagnose_autoencoder(report)
+            self.record.diagnostics += diagnostics.diagnose_autoencoder(report)
         num_chunks = use_cached_targets(model, self.config, corpus, self.home)
         if num_chunks:
             table = flops.encoder_cost(self.config, num_chunks, trained=False)
@@ -174,7 +180,7 @@ class _Run:
         self.deliver()
         trainer = Trainer(model, self.config, schedule, corpus, self.run_dir / records.CHECKPOINT)
         status, reason = self.train(trainer, grid, on_evaluation, display)
-        return self.finish(status, reason, trainer, grid)
+        return self.finish(status, reason, trainer, grid, display)
 
     def describe(self, corpus: Corpus, schedule: Plan, grid: Grid) -> None:
         """Fill in what is known before training."""
@@ -202,6 +208,8 @@ class _Run:
     ) -> tuple[Status, str]:
         trainer.resume()
         self.forget_after(trainer.position.step)
+        if trainer.position.step < trainer.plan.num_steps:
+            self.record.call_curve, self.record.tradeoff = [], []
         earlier = records.read_evaluations(self.run_dir)
         self.record.final = earlier[-1] if earlier else None
         scored = earlier[-1].brier.num_windows if earlier else None
@@ -237,6 +245,7 @@ class _Run:
                 flops=step * schedule.flops_per_step,
             )
             evaluation = scores.evaluation
+            self.keep_sample(current, evaluation)
             files.append_json_line(self.run_dir / records.EVALUATIONS, evaluation.model_dump())
             write_positions(self.run_dir / POSITIONS, scores.positions)
             if len(scores.grid.windows) > len(grid.windows):
@@ -261,7 +270,7 @@ class _Run:
             return "not_finite", str(error)
         return "completed", ""
 
-    def finish(self, status: Status, reason: str, trainer: Trainer, grid: Grid) -> RunRecord:
+    def finish(self, status: Status, reason: str, trainer: Trainer, grid: Grid, display: Display) -> RunRecord:
         done = records.read_evaluations(self.run_dir)
         self.record.final = done[-1] if done else None
         if self.record.final is not None:
@@ -269,12 +278,18 @@ class _Run:
             self.record.diagnostics.extend(found)
         if self.record.overlap is not None:
             self.record.diagnostics.extend(diagnostics.diagnose_overlap(self.record.overlap))
+        points = records.read_train_points(self.run_dir)
+        self.record.diagnostics += diagnostics.diagnose_training(self.config, points, trainer.plan.warmup_steps)
         usable = status != "not_finite"
         if usable and isinstance(trainer.model, Calm):
             if status == "completed":
                 self.record.bottleneck = bottleneck(trainer.model, self.config.eval, grid.windows, grid.positions)
             if identical_draws(trainer.model, self.config.eval, grid):
                 self.record.diagnostics.append(diagnostics.identical_draws())
+        if status == "completed":
+            compare_sampling(
+                trainer.model, self.config, grid, trainer.corpus.vocab_size, self.record, self.write, display
+            )
         self.progress(trainer)
         record = self.end(status, reason)
         if usable:
@@ -298,9 +313,26 @@ class _Run:
         self.record.compute["train_flops"] = position.step * schedule.flops_per_step
         self.record.compute["train_flops_published"] = share * self.published_flops
 
+    def keep_sample(self, trainer: Trainer, evaluation: Evaluation) -> None:
+        """A text to look at; it may fail without the run."""
+        step, tokens = evaluation.step, evaluation.tokens
+        try:
+            sample = sample_text(trainer.model, trainer.corpus, self.config, step=step, tokens=tokens)
+        except Exception as error:
+            log.warning("%s: no text could be sampled at step %d: %s", self.run_dir, step, error)
+            return
+        if sample is None:
+            return
+        files.append_json_line(self.run_dir / records.SAMPLES, sample.model_dump())
+        text = f"{sample.sampler}, temperature {sample.temperature:g}\n\n{sample.prompt} ⟶ {sample.text}\n"
+        files.write_atomic(self.run_dir / records.SAMPLE_TEXTS / f"step-{sample.step:08d}.txt", text)
+
     def forget_after(self, step: int) -> None:
         """Drop what was recorded after the checkpoint that training continues from."""
-        for name in (records.METRICS, records.EVALUATIONS):
+        for path in (self.run_dir / records.SAMPLE_TEXTS).glob("step-*.txt"):
+            if int(path.stem.removeprefix("step-")) > step:
+                path.unlink()
+        for name in (records.METRICS, records.EVALUATIONS, records.SAMPLES):
             path = self.run_dir / name
             if path.exists():
                 rows = files.read_json_lines(path)
@@ -318,7 +350,8 @@ class _Run:
 
     def draw(self) -> None:
         try:
-            run_plots.draw(self.run_dir, self.record.floors)
+            record = self.record
+            run_plots.draw(self.run_dir, record.floors, record.call_curve, record.tradeoff)
         except Exception as error:
             log.warning("%s: its figures could not be drawn: %s", self.run_dir, error)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from workbench import checkpoint, files, machine, records
 from workbench.build import build_model, prepare_inputs
 from workbench.config import RunConfig
-from workbench.config_file import load_config
+from workbench.config_file import load_config, with_head_sampling
 from workbench.data import Corpus
 from workbench.errors import RunError
 from workbench.home import Home
@@ -31,13 +33,14 @@ class SavedRun:
     phase: Phase
 
 
-def load_run(run_dir: Path | str, home: Home) -> SavedRun:
-    """On this machine's device.
+def load_run(run_dir: Path | str, home: Home, overrides: Mapping[str, Any] | None = None) -> SavedRun:
+    """On this machine's device. ``overrides``: other settings of the head's sampling (``model.head.num_calls``).
 
-    Raises RunError where the folder is not a run's, has no weights yet, or its text has changed since."""
+    Raises ConfigError for overrides that would need another training, and RunError where the folder is not a
+    run's, has no weights yet, or its text has changed since."""
     run_dir = Path(run_dir)
     record = records.read_record(run_dir)
-    config = load_config(run_dir / records.CONFIG)
+    config = with_head_sampling(load_config(run_dir / records.CONFIG), overrides or {})
     found = checkpoint.find(run_dir / records.CHECKPOINT)
     if found is None:
         raise RunError(f"{run_dir} has no checkpoint yet (status: {record.status}); train it first")

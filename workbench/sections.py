@@ -7,12 +7,20 @@ S samples when evaluating, alpha, beta, lambda_KL, T block length.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
+from workbench.head_sections import (
+    EnergyHeadConfig,
+    HeadConfig,
+    Positive,
+    Section,
+    Solver,
+    defaults,
+    own_fields,
+)
+
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Init = Literal["paper", "fan_in"]
 
@@ -23,17 +31,6 @@ DEFAULT_BPE_VOCAB = 4096
 FAN_IN_BELOW_WIDTH = 512
 """Widths below this are initialised by fan-in unless a configuration says otherwise: the published
 N(0, 0.02) suits widths of 1,024 and more (at 128-256 the head hardly depends on the hidden state)."""
-
-
-class Section(BaseModel):
-    """A frozen part of a configuration; unknown fields are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
-
-
-def defaults(section: type[Section], names: Iterable[str]) -> dict[str, Any]:
-    """Default values of some fields."""
-    return {name: section.model_fields[name].default for name in names}
 
 
 class TokenizerConfig(Section):
@@ -125,44 +122,6 @@ class BackboneConfig(Section):
         return self
 
 
-class EnergyHeadConfig(Section):
-    """The single-step energy head (paper, section 3; METHOD section 3.1)."""
-
-    kind: Literal["energy"] = "energy"
-    num_blocks: Positive | None = None
-    """Residual blocks; default num_layers / 4 as published, but at least 2."""
-    noise_dim: Positive = 64
-    num_samples: Annotated[int, Field(ge=2)] = 8
-    """N: model samples per position in the loss."""
-    num_targets: Positive = 100
-    """M: posterior samples per position in the loss."""
-    distance: Literal["power", "quadric"] = "power"
-    """Of the score: d^alpha as published, or 1 - (1 + d^2 / (L scale^2))^(-gamma), which weighs what is near
-    (``workbench.energy_score``)."""
-    alpha: float = 1.0
-    quadric_scale: Annotated[float, Field(gt=0.0, le=100.0)] = 0.5
-    """Per latent dimension, so that it means the same for every L."""
-    quadric_gamma: Annotated[float, Field(gt=0.0, le=100.0)] = 0.5
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not 0.0 < self.alpha < 2.0:
-            raise ValueError(
-                f"alpha must lie in (0, 2), {self.alpha} given: at 2 only the mean matters and the "
-                "energy score is no longer strictly proper; the published value is 1"
-            )
-        return self
-
-    def without_effect(self) -> dict[str, Any]:
-        """Fields that the distance does not use, with their defaults."""
-        unused = ("alpha",) if self.distance == "quadric" else ("quadric_scale", "quadric_gamma")
-        return defaults(type(self), unused)
-
-
-HeadConfig = EnergyHeadConfig
-"""Becomes a union over ``kind`` as heads are added."""
-
-
 class CalmConfig(Section):
     """A CALM: predicts the latent vector of the next chunk of K tokens."""
 
@@ -179,6 +138,14 @@ class CalmConfig(Section):
     """In training, so many times the cross-entropy (nats a token, times K) of a linear layer that guesses each
     token of the next chunk from the hidden state is added to the loss. 0, as published: no likelihood anywhere."""
     init: Init | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_fields(cls, given: Any) -> Any:
+        """``model.head.kind`` alone changes the head: what was said of another head is dropped."""
+        if isinstance(given, dict) and "head" in given:
+            return {**given, "head": own_fields(given["head"])}
+        return given
 
 
 class BaselineConfig(Section):
@@ -260,6 +227,29 @@ class TrainConfig(Section):
         return self
 
 
+Temperature = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class TradeoffConfig(Section):
+    """Which samplers are compared by accuracy and collision rate of what they draw (METHOD section 6)."""
+
+    temperatures: tuple[Temperature, ...] = (1.0, 0.75, 0.5, 0.4, 0.3)
+    """tau of ``exact`` and ``batch``, and of the token baseline's softmax."""
+    batch_sizes: tuple[Positive, ...] = (8, 32, 128)
+    """N of ``batch``."""
+    noise_scales: tuple[Annotated[float, Field(ge=0.0)], ...] = (1.0, 0.6, 0.4, 0.2, 0.1, 0.05, 0.0)
+    """Of ``noise``."""
+    exact_budget: Positive = 2000
+    """Sampler calls for one chunk; what is not decided by then is drawn by ``batch`` with the largest of the batch
+    sizes, and counted."""
+    num_windows: Annotated[int, Field(ge=2)] = 24
+    """First windows of the grid."""
+    num_samples: Annotated[int, Field(ge=2)] = 4
+    """S: draws of each sampler at each position."""
+    num_tokens: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4,)
+    """Lengths at which the token baseline is compared; a CALM by its chunk."""
+
+
 class EvalConfig(Section):
     """BrierLM's rules of a fair comparison (DESIGN rule 2).
 
@@ -286,6 +276,15 @@ class EvalConfig(Section):
     """Budget of ``target_se``: scored positions, every round counted."""
     seed: int = 0
     """Of the model's samples."""
+    network_calls: tuple[Positive, ...] = ()
+    """After its last evaluation a CALM is scored with each of these budgets of network calls for a sample too (an
+    energy head always takes one)."""
+    solvers: tuple[Solver, ...] = ()
+    """By which solvers that is done; those that the head does not have are passed over. Default: its own."""
+    tradeoff: TradeoffConfig | None = None
+    """After its last evaluation a run's samplers are compared: accuracy against collision."""
+    sample_tokens: Annotated[int, Field(ge=0)] = 160
+    """Of the text that is sampled at each evaluation, to look at; 0: none."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -293,6 +292,12 @@ class EvalConfig(Section):
             raise ValueError(
                 f"min_context {self.min_context} and context_len {self.context_len} must be multiples of "
                 f"grid_stride {self.grid_stride}"
+            )
+        longest = max(self.tradeoff.num_tokens) if self.tradeoff is not None else 0
+        if longest > self.grid_stride:
+            raise ValueError(
+                f"tradeoff.num_tokens {longest} is more than grid_stride {self.grid_stride}, the tokens that a "
+                "window has after its last position; use at most that"
             )
         if self.grid_stride < 4:
             raise ValueError(f"grid_stride must be at least 4 (n-grams up to n = 4), {self.grid_stride} given")

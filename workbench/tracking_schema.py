@@ -123,14 +123,15 @@ def without_password(uri: str) -> str:
 
 
 def find_missing(run_dir: Path, record: records.RunRecord, cursor: Cursor, *, final: bool = False) -> Missing:
-    """Compare the run folder with the cursor. Artifacts are due when the run has ended, or ``final``.
+    """Compare the run folder with the cursor. Sampled texts are due at once, other artifacts when the run has
+    ended, or ``final``.
 
     Raises RunError where the folder cannot be read."""
     status = effective_status(run_dir, record)
     ended = final or status != "running"
     tree = _config(run_dir)
     tags = run_tags(record, tree, status)
-    due = artifact_hashes(run_dir) if ended else {}
+    due = artifact_hashes(run_dir, ended=ended)
     wanted = FINAL_STATUS[status]
     return Missing(
         params={} if cursor.params else run_params(tree),
@@ -212,11 +213,18 @@ def dataset(record: records.RunRecord, tree: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def artifact_hashes(run_dir: Path) -> dict[str, str]:
-    """Files shown as artifacts: configuration, record, autoencoder report, everything in plots/."""
-    plots = (path for path in (run_dir / records.PLOTS).rglob("*") if not path.name.startswith("."))
-    named = (run_dir / name for name in (records.CONFIG, records.RECORD, records.AUTOENCODER))
-    return {str(path.relative_to(run_dir)): _digest(path) for path in sorted([*named, *plots]) if path.is_file()}
+def artifact_hashes(run_dir: Path, *, ended: bool = True) -> dict[str, str]:
+    """Files shown as artifacts: the text sampled at each evaluation, and of an ended run its configuration,
+    record, autoencoder report and everything in plots/."""
+    shown = _visible(run_dir / records.SAMPLE_TEXTS)
+    if ended:
+        shown += _visible(run_dir / records.PLOTS)
+        shown += [run_dir / name for name in (records.CONFIG, records.RECORD, records.AUTOENCODER)]
+    return {str(path.relative_to(run_dir)): _digest(path) for path in sorted(shown) if path.is_file()}
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if not path.name.startswith(".")]
 
 
 def points(run_dir: Path, record: records.RunRecord, *, ended: bool, since: int = -1) -> Iterator[Point]:
@@ -243,6 +251,9 @@ def points(run_dir: Path, record: records.RunRecord, *, ended: bool, since: int 
         time = max(clock.values(), default=start)
         for key, value in record.compute.items():
             yield Point(f"compute/{key}", value, record.step, time)
+        for call in record.call_curve:
+            for key, value in _call_metrics(call).items():
+                yield Point(key, value, call.network_calls, time)
 
 
 def _new_points(given: Iterator[Point], cursor: Cursor) -> list[Point]:
@@ -284,9 +295,9 @@ def _evaluation_metrics(evaluation: records.Evaluation) -> dict[str, float | Non
         "eval/cross_entropy_se": evaluation.cross_entropy_se,
         "eval/bits_per_byte": evaluation.bits_per_byte,
         "eval/byte_perplexity": evaluation.byte_perplexity,
-        "eval/energy_loss": evaluation.energy_loss,
-        "eval/energy_loss_shuffled": evaluation.energy_loss_shuffled,
-        "eval/energy_loss_gain_se": evaluation.energy_loss_gain_se,
+        "eval/head_loss": evaluation.head_loss,
+        "eval/head_loss_shuffled": evaluation.head_loss_shuffled,
+        "eval/head_loss_gain_se": evaluation.head_loss_gain_se,
         "eval/seconds": evaluation.seconds,
         "compute/train_flops": evaluation.train_flops,
         "compute/train_tokens": float(evaluation.tokens),
@@ -331,6 +342,15 @@ def _bottleneck(panel: records.Bottleneck) -> dict[str, float | None]:
     for name in names:
         values |= {f"bottleneck/{name}_{n}": v for n, v in enumerate(getattr(panel, name), start=1)}
     return values
+
+
+def _call_metrics(point: records.CallPoint) -> dict[str, float]:
+    """By solver, logged at step = number of network calls, so that MLflow draws them against it."""
+    return {
+        f"calls/{point.solver}/brierlm": point.brier.brierlm,
+        f"calls/{point.solver}/brierlm_se": point.brier.brierlm_se,
+        f"calls/{point.solver}/infer_flops_per_token": point.infer_flops_per_token,
+    }
 
 
 def _config(run_dir: Path) -> dict[str, Any]:

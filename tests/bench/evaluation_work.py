@@ -14,6 +14,7 @@ from tests.bench.our_training import random_corpus, untrained
 from tests.bench.spans import Spans
 from tests.bench.turns import Pace
 from workbench import evaluate as evaluation
+from workbench.chunk_samplers import SamplerChoice
 from workbench.config import RunConfig
 from workbench.data import Corpus
 from workbench.home import open_home
@@ -52,10 +53,10 @@ def evaluation_work(
 def generation_work(pace: Pace, *, config: RunConfig, vocab: int, num_tokens: int, num_texts: int) -> None:
     """One repetition generates so many texts of so many tokens after a prompt."""
     model, corpus = _model(config, vocab, None, None)
-    prompt = corpus.tokens["validation"][:PROMPT_TOKENS]
+    prompts, plain = num_texts * [corpus.tokens["validation"][:PROMPT_TOKENS]], SamplerChoice("plain")
     rng = generator(0, "growth")
     while True:
-        generate(model, prompt, num_texts=num_texts, num_tokens=num_tokens, rng=rng)
+        generate(model, prompts, num_tokens=num_tokens, rng=rng, sampler=plain, stop_at_end=False)
         pace()
 
 

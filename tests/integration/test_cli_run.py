@@ -1,4 +1,4 @@
-"""``calm train``, ``evaluate`` and ``sample``: what they print, write and refuse."""
+"""``calm train`` and ``evaluate``: what they print, write and refuse."""
 
 from __future__ import annotations
 
@@ -7,45 +7,16 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from tests.suites.command_line import Command, write_config
 from tests.suites.tiny_runs import leftovers, tree, write_text
 from workbench import records
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-
-class Command:
-    """Runs ``calm`` in this process, as its entry point does."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder, self.monkeypatch, self.capsys = folder, monkeypatch, capsys
-
-    def __call__(self, *arguments: str | Path) -> Done:
-        from workbench.cli import main
-
-        self.monkeypatch.setattr(sys, "argv", ["calm", *map(str, arguments)])
-        self.monkeypatch.setenv("CALM_HOME", str(self.folder / "runs"))
-        self.monkeypatch.setenv("COLUMNS", "200")
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-        captured = self.capsys.readouterr()
-        return Done(int(code or 0), captured.out, captured.err)
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +25,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     write_config(folder / "tiny.yaml", tree(write_text(folder / "text.txt")))
     return folder
-
-
-def write_config(path: Path, content: dict[str, Any]) -> Path:
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return path
 
 
 @pytest.fixture
@@ -92,10 +58,10 @@ class TestHelp:
         loaded = set(done.stdout.rpartition("LOADED")[2].split())
         assert loaded & {"torch", "mlflow", "optuna", "pandas", "pydantic", "numpy", "matplotlib", "yaml"} == set()
         assert min(seconds) < 0.5
-        for name in ("train", "evaluate", "sample", "study", "report", "ui", "sync"):
+        for name in ("train", "evaluate", "sample", "bench", "study", "report", "ui", "sync"):
             assert f"  {name}  " in done.stdout
 
-    @pytest.mark.parametrize("command", ["train", "evaluate", "sample"])
+    @pytest.mark.parametrize("command", ["train", "evaluate", "sample", "bench"])
     def test_of_a_command(self, calm: Command, command: str) -> None:
         done = calm(command, "--help")
         assert done.code == 0
@@ -214,23 +180,7 @@ class TestEvaluate:
     def test_only_the_evaluation_can_be_changed(self, calm: Command, trained: Path) -> None:
         done = calm("evaluate", trained, "--set", "model.chunk_size=2")
         assert done.code == 2
-        assert "changes eval.* only, model.chunk_size given" in done.err
-
-
-class TestSample:
-    def test_echoes_the_prompt_and_depends_on_the_seed_alone(self, calm: Command, trained: Path) -> None:
-        texts = [
-            calm("sample", trained, "--prompt", "the king", "--tokens", "40", "--seed", seed)
-            for seed in ("0", "0", "1")
-        ]
-        assert all(t.code == 0 and t.out.startswith("the king") for t in texts)
-        assert texts[0].out == texts[1].out
-        assert texts[0].out != texts[2].out
-
-    def test_several(self, calm: Command, trained: Path) -> None:
-        done = calm("sample", trained, "--num", "2", "--tokens", "5")
-        assert "--- 1 of 2" in done.out
-        assert "--- 2 of 2" in done.out
+        assert "model.chunk_size cannot be changed without training anew" in done.err
 
 
 class TestBadInput:
@@ -308,7 +258,7 @@ class TestBadInput:
         message = self.refused(calm, "train", folder / "tiny.yaml", "--home", home, "--tracking-uri", "none")
         assert "cannot write into" in message
 
-    @pytest.mark.parametrize("command", ["evaluate", "sample"])
+    @pytest.mark.parametrize("command", ["evaluate", "sample", "bench"])
     def test_unknown_run(self, calm: Command, trained: Path, command: str) -> None:
         message = self.refused(calm, command, "nosuchrun")
         assert "no run 'nosuchrun'; latest: " in message

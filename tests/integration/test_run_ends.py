@@ -206,7 +206,7 @@ def test_variants_run(whole: Path, overrides: dict[str, Any]) -> None:
     assert record.final is not None
     expected = "decayed" if config.optim.decay_fraction else "constant"
     assert record.final.phase == expected
-    losses = [e.energy_loss or 0.0 for e in records.read_evaluations(run_dir)]
+    losses = [e.head_loss or 0.0 for e in records.read_evaluations(run_dir)]
     assert losses[-1] < losses[0]
 
 

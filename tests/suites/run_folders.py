@@ -209,9 +209,9 @@ def _evaluations(o: Options, rng: random.Random) -> list[records.Evaluation]:
                 fingerprint=o.fingerprint,
                 brier=brier,
                 cross_entropy=None if calm else 3.2 - 0.16 * max(brier.brierlm, 0.0),
-                energy_loss=5.0 - done if calm else None,
-                energy_loss_shuffled=5.4 - 0.5 * done if calm else None,
-                energy_loss_gain_se=0.02 if calm else None,
+                head_loss=5.0 - done if calm else None,
+                head_loss_shuffled=5.4 - 0.5 * done if calm else None,
+                head_loss_gain_se=0.02 if calm else None,
                 seconds=1.5,
             )
         )
@@ -247,7 +247,7 @@ def _record(
         trial=o.trial,
         seed=o.seed,
         kind=o.kind,
-        head="energy" if calm else None,
+        head=config.model.head.kind if isinstance(config.model, CalmConfig) else None,
         status=o.status,
         reason=o.reason,
         config_hash=config.hash(),

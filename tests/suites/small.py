@@ -54,8 +54,10 @@ def build_calm(config: RunConfig, *, vocab_size: int = VOCAB, seed: int = 0, spr
     latent_dim = config.autoencoder.latent_dim
     network = CalmNetwork(config.model, vocab_size=vocab_size, latent_dim=latent_dim, seed=seed)
     if spread:
+        last = dict(network.head.named_modules())
+        layer = last.get("to_latent") or last["network.to_latent"]
         with torch.no_grad():
-            network.head.to_latent.weight.normal_(generator=torch.Generator().manual_seed(seed))
+            layer.weight.normal_(generator=torch.Generator().manual_seed(seed))  # type: ignore[operator, union-attr]
     return Calm(network, build_autoencoder(config, vocab_size))
 
 

@@ -56,17 +56,7 @@ def write_study_files(folder: Path, *, complete: int = 14) -> None:
 
 def known(evaluation: records.Evaluation, bits_per_nat: float = 1.44) -> records.Evaluation:
     """The same evaluation with intervals, weak orders and bits per byte as the workbench records them."""
-    brier = evaluation.brier
-    weak = [n + 1 for n, (b, se) in enumerate(zip(brier.brier, brier.brier_se, strict=True)) if b <= 3 * se]
-    brier = brier.model_copy(
-        update={
-            "weak_orders": weak,
-            "brierlm_low": 0.0 if weak else brier.brierlm - 2 * brier.brierlm_se,
-            "brierlm_high": brier.brierlm + (3 if weak else 2) * brier.brierlm_se,
-            "bootstrap_se": 1.05 * brier.brierlm_se,
-            "num_windows": 96,
-        }
-    )
+    brier = known_brier(evaluation.brier)
     nats = evaluation.cross_entropy
     bits = None if nats is None else bits_per_nat * nats
     return evaluation.model_copy(
@@ -75,6 +65,19 @@ def known(evaluation: records.Evaluation, bits_per_nat: float = 1.44) -> records
             "cross_entropy_se": None if nats is None else 0.01,
             "bits_per_byte": bits,
             "byte_perplexity": None if bits is None else 2**bits,
+        }
+    )
+
+
+def known_brier(brier: records.Brier) -> records.Brier:
+    weak = [n + 1 for n, (b, se) in enumerate(zip(brier.brier, brier.brier_se, strict=True)) if b <= 3 * se]
+    return brier.model_copy(
+        update={
+            "weak_orders": weak,
+            "brierlm_low": 0.0 if weak else brier.brierlm - 2 * brier.brierlm_se,
+            "brierlm_high": brier.brierlm + (3 if weak else 2) * brier.brierlm_se,
+            "bootstrap_se": 1.05 * brier.brierlm_se,
+            "num_windows": 96,
         }
     )
 

@@ -38,7 +38,14 @@ def tree(text: Path) -> dict[str, Any]:
         },
         "optim": {"batch_positions": 32, "lr": 2e-3},
         "train": {"train_tokens": 24 * 128, "block_len": 32, "num_evaluations": 3, "first_evaluation": 0.3},
-        "eval": {"context_len": 32, "min_context": 16, "grid_stride": 8, "num_windows": 16, "num_samples": 4},
+        "eval": {
+            "context_len": 32,
+            "min_context": 16,
+            "grid_stride": 8,
+            "num_windows": 16,
+            "num_samples": 4,
+            "sample_tokens": 8,
+        },
         "runtime": {"device": "cpu", "dtype": "float32", "autoencoder_dtype": "float32", "threads": 1},
     }
 

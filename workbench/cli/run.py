@@ -1,4 +1,4 @@
-"""``calm train``, ``calm sample``."""
+"""``calm train``."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ SetOption = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add the command."""
     app.command()(train)
-    app.command()(sample)
 
 
 def train(
@@ -125,52 +124,18 @@ class _SeedDisplay:
         self.inner.note(f"seed {self.seed}: {text}")
 
 
-def sample(
-    run: Annotated[str, typer.Argument(help="Run folder, id or name.")],
-    prompt: Annotated[str, typer.Option(help="Text to continue.")] = "",
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 256,
-    num: Annotated[int, typer.Option(min=1, help="Independent continuations.")] = 1,
-    seed: Annotated[int, typer.Option(help="Equal seed, equal text.")] = 0,
-    home: HomeOption = Path("runs"),
-) -> None:
-    """Continue a text at temperature 1."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from workbench.home import open_home
-    from workbench.layers import generator
-    from workbench.sampling import generate
-    from workbench.saved_runs import find_run, load_run
-
-    place = open_home(home)
-    saved = load_run(find_run(run, place), place)
-    tokenizer = saved.corpus.tokenizer
-    errors = Console(stderr=True)
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        task = progress.add_task("sampling", total=tokens)
-        made = generate(
-            saved.model,
-            tokenizer.encode(prompt),
-            num_texts=num,
-            num_tokens=tokens,
-            rng=generator(seed, "sample", device=saved.model.device),
-            progress=lambda done: progress.update(task, completed=done),
-        )
-    for i, row in enumerate(made[:, :tokens].tolist()):
-        if num > 1:
-            print(f"--- {i + 1} of {num}")
-        print(prompt + tokenizer.decode(row))
-
-
 def _dry_run(asked: RunConfig, home: Path, seeds: int, as_json: bool) -> None:
     import json
 
+    from workbench.diagnostics import diagnose_config
     from workbench.flops import describe, vocab_size
     from workbench.home import Home
     from workbench.machine import resolve
     from workbench.speed import training_flops_per_second
 
     config = resolve(asked, Home(home.resolve()).cache)
+    for warning in diagnose_config(config):
+        typer.echo(f"calm: {warning.code}: {warning.message}", err=True)
     described = describe(config)
     speed = training_flops_per_second(config, vocab_size(config))
     described["training_flops_per_second"] = speed

@@ -45,6 +45,7 @@ def evaluate(
 ) -> None:
     """Score a trained run again: other positions, more samples, the test split (--set eval.NAME=VALUE)."""
     from workbench.cli.display import RunDisplay, make_console
+    from workbench.cli.sampling_tables import print_sampling
     from workbench.home import open_home
     from workbench.rescore import rescore
     from workbench.saved_runs import find_run
@@ -64,13 +65,25 @@ def evaluate(
 
         found = rescore(find_run(run, place), place, overrides, progress=progress)
     if as_json:
-        print(found.evaluation.model_dump_json(indent=1))
+        _print_json(found)
         return
     console = make_console()
     floor_values = {name: [*value.brier, value.brierlm] for name, value in found.background.floors.items()}
     print_scores(console, f"{found.name}, {found.config.split}", found.evaluation, floor_values)
     print_overlap(console, found.background.overlap)
     _print_needed(console, found)
+    print_sampling(console, found.call_curve, found.tradeoff)
+
+
+def _print_json(found: Rescored) -> None:
+    """The evaluation, and other numbers of calls and samplers where they were asked for."""
+    import json
+
+    tree = found.evaluation.model_dump(mode="json")
+    for name in ("call_curve", "tradeoff"):
+        if points := getattr(found, name):
+            tree[name] = [point.model_dump(mode="json") for point in points]
+    print(json.dumps(tree, indent=1))
 
 
 def compare(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from workbench.config import HeadConfig
 from workbench.heads.base import Head
+from workbench.heads.diffusion import DiffusionHead
 from workbench.heads.energy import EnergyHead
+from workbench.heads.flow import FlowHead
 
-HEADS: dict[str, type[Head]] = {"energy": EnergyHead}
+HEADS: dict[str, type[Head]] = {"energy": EnergyHead, "diffusion": DiffusionHead, "flow": FlowHead}
 
 
 def build_head(config: HeadConfig, *, hidden_dim: int, latent_dim: int) -> Head:

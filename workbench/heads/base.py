@@ -6,6 +6,8 @@ Letters: n positions, D width of the hidden state, L latent dimension, S samples
 from __future__ import annotations
 
 import abc
+import copy
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,7 +20,10 @@ class Head(nn.Module, abc.ABC):
     """A training loss from hidden states and the target posterior, and a sampler from hidden states.
 
     Neither depends on ``.train()`` / ``.eval()``; all randomness comes from ``rng``, which lives on the
-    device of ``hidden``."""
+    device of ``hidden``. What only sampling needs is read from ``config`` when sampling (``with_sampling``)."""
+
+    config: Any
+    """Its section of the configuration (``workbench.head_sections``)."""
 
     @abc.abstractmethod
     def loss(
@@ -28,6 +33,19 @@ class Head(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def sample(
-        self, hidden: Float[Tensor, "n d"], *, num_samples: int, rng: torch.Generator
+        self, hidden: Float[Tensor, "n d"], *, num_samples: int, rng: torch.Generator, noise_scale: float = 1.0
     ) -> Float[Tensor, "s n l"]:
-        """Independent draws from p(z | h), float32."""
+        """Independent draws from p(z | h), float32.
+
+        ``noise_scale`` multiplies all noise that goes into a draw (METHOD section 6, heuristics): below 1 draws
+        are more alike, 0 makes them all the same; 1 is the head's own distribution."""
+
+    def with_sampling(self, **fields: Any) -> Head:
+        """The same trained head, weights shared, that samples by other settings (``config.sampling_fields``).
+
+        Raises pydantic.ValidationError for values that are not valid."""
+        foreign = sorted(set(fields) - set(self.config.sampling_fields))
+        assert not foreign, f"{foreign} are not settings of sampling"
+        clone = copy.copy(self)
+        clone.config = type(self.config).model_validate({**self.config.model_dump(), **fields})
+        return clone

@@ -93,6 +93,6 @@ class EnergyHead(Head):
         return energy_loss(samples, target.float(), eps, distance=self.distance)
 
     def sample(
-        self, hidden: Float[Tensor, "n d"], *, num_samples: int, rng: torch.Generator
+        self, hidden: Float[Tensor, "n d"], *, num_samples: int, rng: torch.Generator, noise_scale: float = 1.0
     ) -> Float[Tensor, "s n l"]:
-        return self.map(self.noise(num_samples, hidden, rng), hidden)
+        return self.map(noise_scale * self.noise(num_samples, hidden, rng), hidden)

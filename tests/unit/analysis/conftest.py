@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from analysis import plots, plots_bottleneck, plots_correlation, plots_noise, plots_parameters, style
+from analysis import (
+    plots,
+    plots_bottleneck,
+    plots_calls,
+    plots_correlation,
+    plots_noise,
+    plots_parameters,
+    plots_samplers,
+    style,
+)
 from analysis.table import RunTable, load_runs
 from tests.suites.synthetic_study import make_study
 
@@ -40,7 +49,8 @@ def without_figures() -> Callable[[pytest.MonkeyPatch], None]:
         return None
 
     def apply(monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in (plots, plots_parameters, plots_correlation, plots_bottleneck, plots_noise):
+        drawn = (plots, plots_parameters, plots_correlation, plots_bottleneck, plots_noise)
+        for module in (*drawn, plots_calls, plots_samplers):
             for name in [n for n in vars(module) if n.endswith("_figure") and not n.startswith("_")]:
                 monkeypatch.setattr(module, name, nothing)
         monkeypatch.setattr(plots_parameters, "noise_figures", lambda *args: [])

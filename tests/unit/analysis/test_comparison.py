@@ -166,7 +166,7 @@ def test_verdict_with_and_without_baselines(tmp_path: Path) -> None:
     verdict = headline(comparison, places, [])
     assert "K = 1, 4: the best run is below the best token baseline" in " ".join(verdict.lead)
     assert "training noise is unknown" in verdict.caution
-    four = next(place for place in places if place.k == 4)
+    four = next(place for place in places if place.key == 4)
     assert four.floor_words() == "above unigram and bigram, below trigram"
     assert four.to_baseline is not None
     assert four.to_baseline.value == pytest.approx(-5.0)

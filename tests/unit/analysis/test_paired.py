@@ -51,7 +51,7 @@ def test_a_run_without_scores_is_compared_without_pairs_and_says_so(tmp_path: Pa
     comparison = compare(table)
     assert comparison.paired is not None
     assert set(comparison.paired.values) == {"a", "b"}
-    places = {place.k: place for place in standings(comparison, table.floors)}
+    places = {place.key: place for place in standings(comparison, table.floors)}
     assert places[2].gaps[1].unpaired is False
     assert places[4].gaps[1].unpaired is places[4].gaps[2].unpaired is True
     verdict = headline(comparison, list(places.values()), [])
@@ -118,7 +118,7 @@ def test_runs_are_paired_at_the_windows_that_all_share(tmp_path: Path) -> None:
     assert paired is not None
     assert (paired.num_windows, paired.most_windows, paired.num_positions) == (60, 128, 60 * NUM_POSITIONS)
     first, second = (table.positions[name].values[:60] for name in "ab")
-    gap = next(p for p in standings(comparison, table.floors) if p.k == 1).gaps[4]
+    gap = next(p for p in standings(comparison, table.floors) if p.key == 1).gaps[4]
     wanted = paired_difference(first, second, paired.clusters, comparisons=3)
     assert (gap.low, gap.high) == pytest.approx((wanted.low, wanted.high))
     words = headline(comparison, standings(comparison, table.floors), []).caution

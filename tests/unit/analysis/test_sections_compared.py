@@ -37,7 +37,7 @@ def test_groups_are_compared_pair_by_pair_in_order(table: RunTable) -> None:
     (groups,) = section.tables
     assert [row[0] for row in groups.rows] == ["token baselines"] * 3 + ["K = 4"] * 2 + ["K = 2"]
     assert [row[1] for row in groups.rows] == ["K = 4", "K = 2", "K = 1", "K = 2", "K = 1", "K = 1"]
-    by_k = {place.k: place for place in places}
+    by_k = {place.key: place for place in places}
     assert by_k[4].to_baseline == by_k[None].gaps[4].flipped
     assert groups.rows[0][4] == by_k[None].gaps[4].verdict == "better"
     assert f"corrected for {num_group_claims(comparison)} comparisons" in groups.caption

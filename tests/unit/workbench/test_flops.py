@@ -16,8 +16,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.suites.small import VOCAB, build_autoencoder, build_baseline, build_calm, rng, small_config, tokens
 from workbench import flops
 from workbench.backbone import KVCache
+from workbench.chunk_samplers import SamplerChoice
 from workbench.config import RunConfig
 from workbench.energy_score import PowerDistance, energy_loss
+from workbench.head_flops import head_counts
+from workbench.heads.energy import EnergyHead
+from workbench.muon import matrices_of
 from workbench.sampling import generate
 
 LLAMA3_VOCAB = 128_256
@@ -93,6 +97,11 @@ CALMS: dict[str, dict[str, Any]] = {
     "both": {"input_mode": "both"},
     "auxiliary": {"auxiliary_weight": 0.5},
     "predicted": {"input_mode": "both", "latent_feedback": "predicted"},
+    "flow": {"head": {"kind": "flow", "num_draws": 3}},
+    "flow, Euler": {"head": {"kind": "flow", "solver": "euler", "num_calls": 5, "num_draws": 1, "time_dim": 24}},
+    "flow, Runge-Kutta": {"head": {"kind": "flow", "solver": "rk4", "num_calls": 9, "num_blocks": 3}},
+    "diffusion": {"head": {"kind": "diffusion", "num_calls": 7}, "chunk_size": 2},
+    "diffusion, DPM": {"head": {"kind": "diffusion", "num_calls": 3, "solver": "dpm2m", "num_blocks": 1}},
     "other sizes": {"backbone": {"num_layers": 3, "mlp_width": 80}, "head": {"num_blocks": 3, "num_samples": 5}},
 }
 each_calm = pytest.mark.parametrize("fields", CALMS.values(), ids=CALMS.keys())
@@ -117,15 +126,18 @@ def test_every_part_of_a_training_step_executes_what_is_counted(fields: dict[str
     rows = inputs.shape[0] * inputs.shape[1]
     x = torch.randn(*inputs.shape[:2], 32, generator=rng(), requires_grad=True)
     head = network.head
-    noise = head.noise(head.config.num_samples, x.flatten(0, 1), rng())
-    samples = torch.randn(head.config.num_samples, rows, 6, generator=rng(), requires_grad=True)
-    eps = torch.randn(head.config.num_targets, 6, generator=rng())
     real = {
         "encoder": counted(lambda: model.autoencoder.encode(chunks)),
         "backbone": counted_step(lambda: network.backbone(x)),
-        "head": counted_step(lambda: head.map(noise, x.flatten(0, 1))),
-        "loss": counted_step(lambda: energy_loss(samples, target, eps, distance=PowerDistance())),
     }
+    if isinstance(head, EnergyHead):
+        noise = head.noise(head.config.num_samples, x.flatten(0, 1), rng())
+        samples = torch.randn(head.config.num_samples, rows, 6, generator=rng(), requires_grad=True)
+        eps = torch.randn(head.config.num_targets, 6, generator=rng())
+        real["head"] = counted_step(lambda: head.map(noise, x.flatten(0, 1)))
+        real["loss"] = counted_step(lambda: energy_loss(samples, target, eps, distance=PowerDistance()))
+    else:
+        real["head"] = counted_step(lambda: head.loss(x.flatten(0, 1), target, rng=rng()))
     if hasattr(network, "compression"):
         embedded = network.embedding(inputs)
         real["compression"] = counted_step(lambda: network.compression(embedded))
@@ -176,8 +188,10 @@ def test_a_generated_token_executes_what_is_counted(fields: dict[str, Any]) -> N
     prompt = tokens(context - k).numpy().astype(np.int64)
 
     def work(num_chunks: int) -> float:
-        # the feedback of a chunk is computed when the next one is asked for
-        return counted(lambda: generate(model, prompt, num_texts=1, num_tokens=num_chunks * k, rng=rng()))
+        plain, num = SamplerChoice("plain"), num_chunks * k
+        return counted(
+            lambda: generate(model, [prompt], num_tokens=num, rng=rng(), sampler=plain, stop_at_end=False)
+        )
 
     real = (work(2) - work(1)) / k
     assert flops.infer_flops_per_token(config, VOCAB) == pytest.approx(real, rel=TOLERANCE)
@@ -215,6 +229,69 @@ def test_the_vocabulary_follows_the_tokenizer() -> None:
     assert size(kind="byte") == 258
     assert size(kind="bpe", vocab_size=1000) == 1000
     assert size(kind="bpe") == 4096
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "flow", "energy"])
+def test_the_comparison_by_network_calls_executes_what_is_counted(kind: str) -> None:
+    config = small_config(head={"kind": kind})
+    rules = {"network_calls": (1, 2, 5), "solvers": ("euler", "rk4", "ddim"), "num_windows": 3, "num_samples": 4}
+    config = config.model_copy(update={"eval": config.eval.model_copy(update=rules)})
+    model = build_calm(config)
+    hidden = torch.randn(3 * 6, 32, generator=rng())  # positions 16, 24 ... 56 of windows of 64
+    settings = {
+        "flow": [("euler", 1), ("euler", 2), ("euler", 5), ("rk4", 4)],  # rk4 with 1 and 2 calls is Euler
+        "diffusion": [("ddim", 1), ("ddim", 2), ("ddim", 5)],
+        "energy": [],
+    }[kind]
+
+    def work() -> None:
+        for solver, calls in settings:
+            model.with_sampling(solver=solver, num_calls=calls).sample_chunks(hidden, 4, rng=rng())
+
+    with torch.no_grad():
+        real = counted(work)
+    shared_time = sum(calls for _, calls in settings)  # one embedding of the time a call, not one a position
+    head = model.network.head.config
+    time = 2 * (head.time_dim * 32 + 32 * 32) * shared_time if kind != "energy" else 0
+    assert flops.call_curve_flops(config, VOCAB) == pytest.approx(real + (len(hidden) - 1) * time, rel=TOLERANCE)
+
+
+HEADS: dict[str, dict[str, Any]] = {name: fields for name, fields in CALMS.items() if "head" in fields}
+
+
+@pytest.mark.parametrize("fields", [{}, *HEADS.values()], ids=["energy", *HEADS])
+def test_samples_of_a_position_share_what_is_counted_once(fields: dict[str, Any]) -> None:
+    config = small_config(**fields)
+    head = build_calm(config).network.head
+    hidden = torch.randn(5, 32, generator=rng())
+    counts = head_counts(head.config, 32, 6)
+    with torch.no_grad():
+        real = counted(lambda: head.sample(hidden, num_samples=3, rng=rng()))
+    assert counts.sampling(5, 3) == pytest.approx(real, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("fields", [{}, *HEADS.values()], ids=["energy", *HEADS])
+def test_a_sampler_that_draws_more_pays_for_head_and_decoder(fields: dict[str, Any]) -> None:
+    config = small_config(**fields)
+    model = build_calm(config)
+    hidden = torch.randn(1, 32, generator=rng())
+
+    def work(num: int) -> float:
+        with torch.no_grad():
+            return counted(lambda: model.sample_chunks(hidden, num, rng=rng()))
+
+    more = flops.sample_flops_per_token(config, VOCAB, num_samples=9) - flops.infer_flops_per_token(config, VOCAB)
+    assert more * config.chunk_size == pytest.approx(work(9) - work(1), rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["energy", "diffusion", "flow"])
+def test_parameters_of_a_head_are_those_it_has(kind: str) -> None:
+    config = small_config(head={"kind": kind, "num_blocks": 3})
+    model = build_calm(config)
+    assert flops.parameters(config, VOCAB) == model.parameter_groups()
+    matrices = [tuple(weight.shape) for weight, _ in matrices_of(model.network.head)]
+    inner = head_counts(model.network.head.config, 32, 6).inner_matrices
+    assert sum(a * b for a, b in inner) == sum(a * b for a, b in matrices)
 
 
 def test_counting_imports_no_torch() -> None:

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from tests.suites.head_suite import HIDDEN, LATENT, HeadSuite, perturbed, posterior, random
+from tests.suites.head_suite import (
+    HIDDEN,
+    LARGEST_DISTANCE,
+    LATENT,
+    HeadSuite,
+    check_mixture,
+    distance_to_truth,
+    energy_distance,
+    perturbed,
+    posterior,
+    random,
+    two_modes,
+)
 from tests.suites.small import rng
 from workbench.config import BackboneConfig, CalmConfig, EnergyHeadConfig, RunConfig
 from workbench.energy_score import PowerDistance, plain_energy_loss
 from workbench.flops import parameters
+from workbench.head_sections import HEAD_SECTIONS
 from workbench.heads import HEADS, build_head
 from workbench.heads.base import Head
 from workbench.heads.energy import EnergyHead
@@ -37,7 +53,68 @@ def moved() -> EnergyHead:
 
 
 def test_the_table_names_every_kind_of_configuration() -> None:
-    assert {kind: head.__name__ for kind, head in HEADS.items()} == {"energy": "EnergyHead"}
+    names = {kind: head.__name__ for kind, head in HEADS.items()}
+    assert names == {"energy": "EnergyHead", "diffusion": "DiffusionHead", "flow": "FlowHead"}
+    assert set(HEADS) == set(HEAD_SECTIONS)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_head_carries_its_configuration(kind: str) -> None:
+    config = HEAD_SECTIONS[kind](num_blocks=2)
+    head = build_head(config, hidden_dim=HIDDEN, latent_dim=LATENT)
+    assert type(head) is HEADS[kind]
+    assert head.config == config
+
+
+class TestTheMixtureCheck:
+    """The suite's check of trained heads passes the truth and refuses what is wrong."""
+
+    @staticmethod
+    def truth(c: float, seed: int = 0) -> Tensor:
+        return two_modes(torch.full((4000,), c), rng(seed)).sample(rng=rng(seed + 100))
+
+    @pytest.mark.parametrize("seed", range(3))
+    @pytest.mark.parametrize("c", [1.0, -1.0])
+    def test_the_truth_passes_with_room(self, c: float, seed: int) -> None:
+        samples = self.truth(c, seed)
+        check_mixture(samples, c)
+        assert distance_to_truth(samples, c) < LARGEST_DISTANCE / 5
+
+    @staticmethod
+    def wrong(kind: str, c: float) -> Tensor:
+        """4,000 samples of another distribution."""
+        samples = TestTheMixtureCheck.truth(c)
+        upper = samples[:, 0] > c
+        if kind == "equal weights":
+            return torch.cat([mode[torch.arange(2000) % len(mode)] for mode in (samples[upper], samples[~upper])])
+        if kind == "heavier mode only":
+            return samples[upper if c > 0 else ~upper]
+        if kind == "lighter mode only":
+            return samples[~upper if c > 0 else upper]
+        if kind == "wide":
+            centre = torch.stack([torch.where(upper, c + 1, c - 1), torch.full_like(samples[:, 1], 2 * c)], -1)
+            return centre + 2 * (samples - centre)
+        if kind == "other condition":
+            return TestTheMixtureCheck.truth(-c)
+        return samples.mean(0) + samples.std(0) * torch.randn(samples.shape, generator=rng())
+
+    @pytest.mark.parametrize("c", [1.0, -1.0])
+    @pytest.mark.parametrize(
+        "kind",
+        ["equal weights", "heavier mode only", "lighter mode only", "wide", "other condition", "one normal mode"],
+    )
+    def test_wrong_distributions_are_refused_and_by_the_distance_alone(self, kind: str, c: float) -> None:
+        samples = self.wrong(kind, c)
+        assert distance_to_truth(samples, c) > 2 * LARGEST_DISTANCE
+        with pytest.raises(AssertionError):
+            check_mixture(samples, c)
+
+    def test_the_distance_of_two_normal_distributions_is_its_closed_form(self) -> None:
+        """One dimension, deviations 1, means 1 apart: 2 (E|N(1, 2)| - E|N(0, 2)|), folded normals."""
+        x, y = torch.randn(2, 4000, 1, generator=rng())
+        expected = 2 * (math.erf(0.5) + 2 / math.pi**0.5 * (math.exp(-0.25) - 1))
+        assert energy_distance(x + 1, y) == pytest.approx(expected, abs=0.05)
+        assert energy_distance(x, y) == pytest.approx(0.0, abs=0.003)
 
 
 def test_a_head_is_abstract() -> None:

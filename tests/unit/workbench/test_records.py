@@ -22,6 +22,24 @@ def test_round_trip(tmp_path: Path) -> None:
     assert records.read_train_points(tmp_path / "run")
 
 
+def test_the_head_loss_of_older_records_is_read_by_its_old_name(tmp_path: Path) -> None:
+    """Records and evaluations of earlier versions call it energy_loss; what is written has the new name only."""
+    run_dir = tmp_path / "run"
+    make_run_folder(run_dir)
+    record, evaluations = records.read_record(run_dir), records.read_evaluations(run_dir)
+    assert record.final is not None
+    assert record.final.head_loss is not None
+    for name in (records.RECORD, records.EVALUATIONS):
+        text = (run_dir / name).read_text()
+        assert text.count('"head_loss') in (3, 3 * len(evaluations))
+        (run_dir / name).write_text(text.replace('"head_loss', '"energy_loss'))
+    assert records.read_record(run_dir) == record
+    assert records.read_evaluations(run_dir) == evaluations
+    records.write_record(run_dir, records.read_record(run_dir))
+    assert "energy_loss" not in (run_dir / records.RECORD).read_text()
+    assert records.read_record(run_dir) == record
+
+
 def test_numbers_that_are_not_finite_survive(tmp_path: Path) -> None:
     make_run_folder(tmp_path / "run")
     record = records.read_record(tmp_path / "run")

@@ -113,7 +113,7 @@ def test_metric_names_follow_the_schema(tracker: Tracker, run_dir: Path) -> None
     tracker.deliver(run_dir)
     wanted = {"train/loss", "train/grad_norm", "train/lr", "speed/tokens_per_second", "compute/train_flops"}
     wanted |= {"eval/brierlm", "eval/brierlm_se", "eval/brier_1", "eval/brier_4_se", "eval/score"}
-    wanted |= {"eval/energy_loss", "eval/energy_loss_shuffled", "compute/infer_flops_per_token"}
+    wanted |= {"eval/head_loss", "eval/head_loss_shuffled", "compute/infer_flops_per_token"}
     wanted |= {"ae/token_accuracy", "ae/posterior_accuracy", "ae/noise_accuracy_0.3", "ae/num_collapsed"}
     wanted |= {"floor/unigram_brierlm", "floor/trigram_brier_4"}
     assert wanted <= set(look(tracker, run_dir).history)
