@@ -161,8 +161,9 @@ def _gap(
 
     mine, best = ours.runs[ours.best_place], theirs.runs[theirs.best_place]
     value = gap(mine, best)
-    ahead = [gap(mine, rows) for rows in points[id(theirs.setting)]]
-    behind = [gap(rows, best) for rows in points[id(ours.setting)]]
+    # a point of which only a bound is known was not in the running, and has no difference to anything
+    ahead = [gap(mine, rows) for rows in points[id(theirs.setting)] if rows is best or not bounds(rows).any()]
+    behind = [gap(rows, best) for rows in points[id(ours.setting)] if rows is mine or not bounds(rows).any()]
     return replace(picked_gap(value, ahead, behind), unpaired=value.unpaired)
 
 

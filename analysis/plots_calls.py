@@ -107,15 +107,9 @@ def call_flops_figure(lines: Sequence[CallLine], comparison: Comparison) -> Pict
 
 def _steps(low: float, high: float) -> tuple[float, ...]:
     """Of a decade, so that a few ticks are labelled."""
-    if high / low > 300:
-        return (1.0,)
-    return (
-        (1.0, 3.0)
-        if high / low > 8
-        else (1.0, 2.0, 3.0, 5.0)
-        if high / low > 4
-        else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
-    )
+    ratio = high / low
+    steps: dict[int, tuple[float, ...]] = {300: (1.0,), 8: (1.0, 3.0), 4: (1.0, 2.0, 3.0, 5.0)}
+    return next((found for least, found in steps.items() if ratio > least), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
 
 
 def baseline_points(comparison: Comparison) -> pd.DataFrame:

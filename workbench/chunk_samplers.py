@@ -70,8 +70,8 @@ class SamplerChoice:
         if not (temperature > 0 and math.isfinite(temperature)):
             raise ConfigError(
                 f"temperature must be above 0 (0.5 is the default, 1 the model's own distribution), "
-                f"{temperature:g} given. Greedy text, the limit at 0, is not available: a CALM is known by its "
-                "samples alone; a low temperature with a large batch size, such as 0.1 with 200, comes near to it"
+                f"{temperature:g} given. Greedy text, the limit at 0, is not available; a low temperature comes "
+                "near to it, such as 0.1 (of a CALM, known by its samples alone, with a batch size of 200)"
             )
         if self.kind in ("exact", "batch") and temperature > 1:
             raise ConfigError(f"sampler {self.kind} takes temperatures in (0, 1], {temperature:g} given")

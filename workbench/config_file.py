@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from workbench.config import BaselineConfig, CalmConfig, RunConfig
 from workbench.errors import ConfigError
-from workbench.head_sections import HEAD_SECTIONS, SOLVERS, head_kind
+from workbench.head_sections import HEAD_SECTIONS, SOLVERS, FlowHeadConfig, head_kind
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -101,12 +101,24 @@ def with_head_sampling(config: RunConfig, overrides: Mapping[str, Any]) -> RunCo
     known = [f"model.head.{field}" for field in fields]
     foreign = [name for name in overrides if name not in known]
     if foreign:
-        kind = f"head {config.model.head.kind}" if isinstance(config.model, CalmConfig) else "a token baseline"
-        can = f"can be sampled with another {', '.join(known)}" if known else "has no settings of sampling"
-        raise ConfigError(f"{foreign[0]} cannot be changed without training anew; {kind} {can}")
+        _refuse_training(config, foreign[0], known, overrides)
     changed = build_config(config.to_dict(), overrides)
     require_effect(changed, overrides)
     return changed
+
+
+def _refuse_training(config: RunConfig, name: str, known: list[str], overrides: Mapping[str, Any]) -> None:
+    """Raises ConfigError that says why ``name`` cannot be set of a trained model."""
+    if not isinstance(config.model, CalmConfig):
+        raise ConfigError(
+            f"{name} cannot be changed without training anew; a token baseline has no settings of sampling"
+        )
+    build_config(config.to_dict(), overrides)  # refuses what is no field at all, and values that are not valid
+    head = config.model.head
+    if not known and name.removeprefix("model.head.") in FlowHeadConfig.sampling_fields:
+        raise ConfigError(f"{name} has no effect: the {head.kind} head always makes one network call")
+    can = f"can be sampled with another {', '.join(known)}" if known else "has no settings of sampling"
+    raise ConfigError(f"{name} cannot be changed without training anew; head {head.kind} {can}")
 
 
 def require_effect(config: RunConfig, overrides: Mapping[str, Any]) -> None:

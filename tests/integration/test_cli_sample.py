@@ -137,7 +137,7 @@ class TestSamplers:
         assert done.code == 2
         warning, error = done.err.splitlines()
         assert "sampler exact at temperature 0.2 needs" in warning
-        assert "above the budget of 5: expect reaching it" in warning
+        assert "above the budget of 5: it will probably be spent" in warning
         assert "has spent its budget of 5 calls on one chunk, after" in error
         assert "--fallback (batch decides such chunks)" in error
         assert done.out.startswith("the king")
@@ -149,7 +149,7 @@ class TestSamplers:
         arguments = ("--sampler", "exact", "--temperature", "0.2", "--budget", "5", "--fallback", "--num", "2")
         done = calm("sample", "energy", "--tokens", "40", *arguments, "--batch-size", "16")
         assert done.code == 0, done.err
-        assert "expect going on with batch" in done.err
+        assert "batch will probably decide instead" in done.err
         assert (
             "chunks were beyond the budget of 5 calls and drawn by batch, N = 16: the text is not exact"
             in done.err
@@ -178,7 +178,7 @@ class TestRefused:
             ("energy", ("--sampler", "exact", "--batch-size", "4"), "--batch-size is for --sampler batch"),
             ("energy", ("--batch-size", "0"), "batch_size must be at least 1"),
             ("energy", ("--prompt-file", "nosuchfile"), "cannot read the prompt nosuchfile"),
-            ("energy", ("--set", "model.head.num_calls=4"), "cannot be changed without training anew"),
+            ("energy", ("--set", "model.head.num_calls=4"), "the energy head always makes one network call"),
             ("flow", ("--set", "model.head.num_calls=0"), "model.head.num_calls"),
             ("energy", ("--tokens", "0"), "Invalid value for '--tokens'"),
         ],

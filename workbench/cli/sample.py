@@ -129,6 +129,8 @@ def _choice(
     given: dict[str, Any] = {"temperature": temperature, "noise_scale": noise_scale}
     given |= {"batch_size": batch_size, "budget": budget, "on_spent": "batch" if fallback else None}
     if noise_scale is not None and sampler == "auto":
+        if temperature is not None:
+            raise ConfigError("--noise-scale chooses sampler noise, which has no temperature; give one of the two")
         sampler = "noise"
     return SamplerChoice(sampler, **{name: value for name, value in given.items() if value is not None})
 
@@ -306,8 +308,8 @@ def _words_on_calls(expected: float, choice: SamplerChoice, seconds: float) -> s
     else:
         least = "at least " if 0.5 < choice.temperature < 1 else ""
         words = f"{least}about {expected:,.0f} calls ({expected * seconds:.2g} s)"
-    end = "reaching it" if choice.on_spent == "error" else "going on with batch"
-    spent = f", above the budget of {choice.budget:,}: expect {end}" if expected > choice.budget else ""
+    end = "it will probably be spent" if choice.on_spent == "error" else "batch will probably decide instead"
+    spent = f", above the budget of {choice.budget:,}: {end}" if expected > choice.budget else ""
     return (
         f"sampler exact at temperature {choice.temperature:g} needs {words} for the next chunk in the mean{spent}"
         "; sampler batch is quick at any temperature"

@@ -160,6 +160,8 @@ def print_scores(
 
 def _score_lines(evaluation: Evaluation) -> list[str]:
     brier, lines = evaluation.brier, []
+    if evaluation.solver is not None:
+        lines.append(f"samples by {evaluation.solver} with {evaluation.network_calls} network calls")
     if brier.weak_orders:
         named = ", ".join(f"Brier-{n}" for n in brier.weak_orders)
         lines.append(

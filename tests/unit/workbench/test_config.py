@@ -159,7 +159,14 @@ class TestOverrides:
         assert isinstance(build_config({"model": {"kind": "baseline"}}).model, BaselineConfig)
 
 
-OPEN = {"name", "data.max_documents", "data.tokenizer.vocab_size", "train.train_flops", "eval.target_se"}
+OPEN = {
+    "name",
+    "data.max_documents",
+    "data.tokenizer.vocab_size",
+    "train.train_flops",
+    "eval.target_se",
+    "eval.tradeoff",
+}
 OPEN |= {"optim.matrix_lr"}
 """What may stay None: no name, all documents, the tokenizer's own size, the budget not chosen, no wished error, no
 rate of their own for matrices that AdamW moves like the rest."""

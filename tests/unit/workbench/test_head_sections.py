@@ -83,7 +83,9 @@ def test_sampling_of_a_trained_head_can_be_changed() -> None:
     ("kind", "name", "message"),
     [
         ("flow", "model.head.num_draws", "can be sampled with another model.head.solver"),
-        ("energy", "model.head.num_calls", "head energy has no settings of sampling"),
+        ("energy", "model.head.num_calls", "the energy head always makes one network call"),
+        ("energy", "model.head.num_samples", "head energy has no settings of sampling"),
+        ("flow", "model.head.num_cals", "unknown field model.head.num_cals; did you mean model.head.num_calls"),
         ("flow", "optim.lr", "cannot be changed without training anew"),
     ],
 )
