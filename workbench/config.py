@@ -155,10 +155,16 @@ class RunConfig(Section):
             "threads": self.runtime.threads or threads,
         }
         train_update = {"cache_targets": self._caches_targets()}
+        eval_update: dict[str, Any] = {}
+        if not isinstance(self.model, CalmConfig):  # the comparison by network calls is about a CALM's head ...
+            eval_update = {"network_calls": (), "solvers": ()}
+        elif isinstance(self.model.head, EnergyHeadConfig):  # ... and this one has no solver
+            eval_update = {"solvers": ()}
         return self.model_copy(
             update={
                 "model": self.model.model_copy(update=model_update),
                 "train": self.train.model_copy(update=train_update),
+                "eval": self.eval.model_copy(update=eval_update),
                 "autoencoder": ae.model_copy(update=ae_update),
                 "optim": self.optim.model_copy(update=optim_update),
                 "runtime": self.runtime.model_copy(update=runtime_update),

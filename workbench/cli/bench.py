@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workbench.cli.options import HeadSamplingOption, HomeOption, JsonOption
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from workbench.bench_runs import BenchRow, BenchSettings, Spread
     from workbench.home import Home
-
-HomeOption = Annotated[
-    Path, typer.Option("--home", envvar="CALM_HOME", help="Folder of runs, caches and databases.")
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -50,12 +48,9 @@ def bench(
         float, typer.Option(help="At most about so long for each of a sampler's two series.")
     ] = 60.0,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: what this machine has.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="The head's own sampling, e.g. model.head.num_calls=4."),
-    ] = None,
+    set_: HeadSamplingOption = None,
     home: HomeOption = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
     csv: Annotated[Path | None, typer.Option("--csv", help="Also write a CSV file.")] = None,
 ) -> None:
     """Measure how fast trained runs write: time per token of one text, tokens per second of many, memory, for each

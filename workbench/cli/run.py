@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workbench.cli.options import HomeOption
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -17,9 +19,6 @@ if TYPE_CHECKING:
     from workbench.records import Bottleneck, RunRecord
     from workbench.tracking import Tracker
 
-HomeOption = Annotated[
-    Path, typer.Option("--home", envvar="CALM_HOME", help="Folder of runs, caches and databases.")
-]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Override a field, e.g. model.chunk_size=4."),

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workbench.cli.options import HeadSamplingOption, HomeOption, JsonOption
+
 if TYPE_CHECKING:
     from workbench.chunk_samplers import SamplerChoice
     from workbench.sampling import Generation
     from workbench.saved_runs import SavedRun
 
-HomeOption = Annotated[
-    Path, typer.Option("--home", envvar="CALM_HOME", help="Folder of runs, caches and databases.")
-]
 SAMPLES = 512
 """By which the calls of ``exact`` are estimated."""
 LARGE = 1000
@@ -64,12 +63,9 @@ def sample(
     fallback: Annotated[
         bool, typer.Option("--fallback", help="Where exact has spent its budget, sampler batch decides.")
     ] = False,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="The head's own sampling, e.g. model.head.num_calls=4."),
-    ] = None,
+    set_: HeadSamplingOption = None,
     home: HomeOption = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Continue texts. One text is shown as it is being written.
 

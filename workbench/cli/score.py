@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workbench.cli.options import HomeOption, JsonOption
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -16,15 +18,11 @@ if TYPE_CHECKING:
     from workbench.records import Evaluation, Overlap
     from workbench.rescore import Rescored
 
-HomeOption = Annotated[
-    Path, typer.Option("--home", envvar="CALM_HOME", help="Folder of runs, caches and databases.")
-]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Override a field, e.g. eval.num_samples=64."),
 ]
 SplitOption = Annotated[str | None, typer.Option(help="validation or test; default: as in training.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def register(app: typer.Typer) -> None:

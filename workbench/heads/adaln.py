@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from workbench.config import DiffusionHeadConfig, FlowHeadConfig
 from workbench.layers import mark_blocks, mark_outermost, mark_xavier, mark_zero
 
 EPS = 1e-6
@@ -93,6 +94,20 @@ class AdaLNNetwork(nn.Module):
         for layer in (self.embed_latent, self.time_in, self.to_latent):
             mark_outermost(layer)
         mark_zero(self.to_latent)
+
+    @classmethod
+    def of(
+        cls, config: DiffusionHeadConfig | FlowHeadConfig, *, hidden_dim: int, latent_dim: int, num_outputs: int
+    ) -> AdaLNNetwork:
+        """The network of a head; ``config`` must be resolved."""
+        assert config.num_blocks is not None, "resolve the configuration first"
+        return cls(
+            hidden_dim=hidden_dim,
+            latent_dim=latent_dim,
+            num_outputs=num_outputs,
+            num_blocks=config.num_blocks,
+            time_dim=config.time_dim,
+        )
 
     def embed_steps(self, steps: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch d"]:
         """Embedding of the time in steps of 1/1000 of its span. The sinusoids are float32 even under autocast:

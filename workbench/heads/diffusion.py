@@ -35,15 +35,10 @@ class DiffusionHead(Head):
 
     def __init__(self, config: DiffusionHeadConfig, *, hidden_dim: int, latent_dim: int) -> None:
         super().__init__()
-        assert config.num_blocks is not None, "resolve the configuration first"
         self.config = config
         self.latent_dim = latent_dim
-        self.network = AdaLNNetwork(
-            hidden_dim=hidden_dim,
-            latent_dim=latent_dim,
-            num_outputs=2 * latent_dim,
-            num_blocks=config.num_blocks,
-            time_dim=config.time_dim,
+        self.network = AdaLNNetwork.of(
+            config, hidden_dim=hidden_dim, latent_dim=latent_dim, num_outputs=2 * latent_dim
         )
         self.schedule = SCHEDULES[config.noise_schedule](config.num_steps)
         self.register_buffer("table", loss_table(self.schedule), persistent=False)

@@ -25,15 +25,10 @@ class FlowHead(Head):
 
     def __init__(self, config: FlowHeadConfig, *, hidden_dim: int, latent_dim: int) -> None:
         super().__init__()
-        assert config.num_blocks is not None, "resolve the configuration first"
         self.config = config
         self.latent_dim = latent_dim
-        self.network = AdaLNNetwork(
-            hidden_dim=hidden_dim,
-            latent_dim=latent_dim,
-            num_outputs=latent_dim,
-            num_blocks=config.num_blocks,
-            time_dim=config.time_dim,
+        self.network = AdaLNNetwork.of(
+            config, hidden_dim=hidden_dim, latent_dim=latent_dim, num_outputs=latent_dim
         )
 
     def velocity(

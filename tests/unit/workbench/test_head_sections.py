@@ -29,6 +29,26 @@ def test_equal_experiments_have_equal_hashes() -> None:
     assert plain.hash() == switched.hash()
 
 
+@pytest.mark.parametrize(
+    ("model", "same"),
+    [
+        ({"model.kind": "baseline"}, True),
+        ({"model.head.kind": "energy"}, False),  # its one point is recorded where the comparison is asked for
+        ({"model.head.kind": "flow"}, False),
+    ],
+)
+def test_a_comparison_that_cannot_be_made_changes_no_hash(model: dict[str, Any], same: bool) -> None:
+    plain = build_config({}, model).resolved()
+    asked = build_config({}, {**model, "eval.network_calls": [1, 4], "eval.solvers": ["euler"]}).resolved()
+    assert (plain.hash() == asked.hash()) == same
+
+
+def test_solvers_mean_nothing_to_an_energy_head() -> None:
+    calls = {"eval.network_calls": [1]}
+    plain = build_config({}, calls).resolved()
+    assert plain.hash() == build_config({}, {**calls, "eval.solvers": ["rk4"]}).resolved().hash()
+
+
 def test_a_solver_of_another_head_is_dropped_with_the_rest() -> None:
     flow = build_config({}, {"model.head.kind": "flow", "model.head.solver": "rk4"})
     diffusion = build_config(flow.to_dict(), {"model.head.kind": "diffusion"})

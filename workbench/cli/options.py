@@ -1,0 +1,17 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HomeOption = Annotated[
+    Path, typer.Option("--home", envvar="CALM_HOME", help="Folder of runs, caches and databases.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+HeadSamplingOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="The head's own sampling, e.g. model.head.num_calls=4."),
+]
