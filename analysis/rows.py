@@ -50,7 +50,8 @@ RUN_COLUMNS = [
     *["train_seconds", "wall_seconds", "tokens_per_second", "at_budget", "phase"],
     *SCORE_COLUMNS,
     *["train_flops", "train_flops_published", "autoencoder_train_flops", "train_flops_with_autoencoder"],
-    *["infer_flops_per_token", "infer_flops_per_token_published", "num_parameters", "autoencoder_hash"],
+    *["infer_flops_per_token", "infer_flops_per_token_published", "num_parameters", "model_parameters"],
+    *["autoencoder_hash"],
     *OVERLAP_COLUMNS,
     *["diagnostics", "diagnostic_messages", "mlflow_uri", "mlflow_experiment", "mlflow_run"],
 ]
@@ -69,8 +70,9 @@ EVALUATION_COLUMNS = [
         "tokens",
         "train_flops",
     ],
-    *["train_flops_with_autoencoder", "phase", "text", "corpus", "tokenizer", "size", "fingerprint"],
-    *["network_calls", "solver"],
+    *["train_flops_with_autoencoder", "train_flops_published", "infer_flops_per_token"],
+    *["infer_flops_per_token_published", "num_parameters", "model_parameters", "width", "num_layers", "latent_dim"],
+    *["phase", "text", "corpus", "tokenizer", "size", "fingerprint", "network_calls", "solver"],
     *SCORE_COLUMNS,
 ]
 AUTOENCODER_COLUMNS = [
@@ -179,7 +181,8 @@ def run_row(item: Loaded, columns: list[str]) -> dict[str, Any]:
         "train_flops_with_autoencoder": reached + _autoencoder_flops(item),
         "infer_flops_per_token": compute.get("infer_flops_per_token", math.nan),
         "infer_flops_per_token_published": compute.get("infer_flops_per_token_published", math.nan),
-        "num_parameters": record.parameters.get("total", sum(record.parameters.values())),
+        "num_parameters": record.parameters.get("total") or num_parameters(record),
+        "model_parameters": num_parameters(record, embeddings=False),
         "autoencoder_hash": item.autoencoder.hash if item.autoencoder else None,
         "diagnostics": ", ".join(diagnostic.code for diagnostic in record.diagnostics),
         "diagnostic_messages": "; ".join(diagnostic.message for diagnostic in record.diagnostics),
@@ -209,6 +212,7 @@ def evaluation_rows(item: Loaded) -> list[dict[str, Any]]:
             "tokens": evaluation.tokens,
             "train_flops": evaluation.train_flops,
             "train_flops_with_autoencoder": evaluation.train_flops + _autoencoder_flops(item),
+            **_costs(item, evaluation),
             "phase": evaluation.phase,
             "text": item.text,
             "corpus": item.config.get("data.corpus"),
@@ -221,6 +225,32 @@ def evaluation_rows(item: Loaded) -> list[dict[str, Any]]:
         }
         for _, evaluation in sorted(evaluations.items())
     ]
+
+
+def _costs(item: Loaded, evaluation: records.Evaluation) -> dict[str, Any]:
+    """What the laws of ``analysis`` are fitted in, beside the executed training FLOPs. The published count of a
+    checkpoint is its share of the whole run's: both counts grow in proportion to the steps."""
+    compute, config = item.record.compute, item.config
+    whole = compute.get("train_flops", math.nan)
+    share = evaluation.train_flops / whole if whole else math.nan
+    calm = item.record.kind == "calm"
+    return {
+        "train_flops_published": compute.get("train_flops_published", math.nan) * share,
+        "infer_flops_per_token": compute.get("infer_flops_per_token", math.nan),
+        "infer_flops_per_token_published": compute.get("infer_flops_per_token_published", math.nan),
+        "num_parameters": num_parameters(item.record),
+        "model_parameters": num_parameters(item.record, embeddings=False),
+        "width": config.get("model.backbone.width"),
+        "num_layers": config.get("model.backbone.num_layers"),
+        "latent_dim": config.get("autoencoder.latent_dim") if calm else None,
+    }
+
+
+def num_parameters(record: records.RunRecord, *, embeddings: bool = True) -> int:
+    """Of the language model, the autoencoder's left out; without ``embeddings`` also without the look-up of the
+    tokens, which costs no compute (the output layer stays)."""
+    groups = {name: num for name, num in record.parameters.items() if name not in ("total", "autoencoder")}
+    return sum(num for name, num in groups.items() if embeddings or name != "embedding")
 
 
 def _unique_autoencoders(loaded: list[Loaded]) -> list[tuple[records.AutoencoderReport, int]]:
