@@ -57,7 +57,7 @@ def next_step(spec: StudySpec, search: optuna.Study, cells: optuna.Study) -> Ste
     if counts.waiting:
         return "search"
     if not search_ended(spec, counts):
-        wants_more = counts.complete + counts.running < spec.trials
+        wants_more = spec.sampler.kind != "grid" and counts.complete + counts.running < spec.trials
         return "search" if wants_more else "wait"
     if counts.running:
         return "wait"
@@ -74,7 +74,10 @@ def may_prune(spec: StudySpec, search: optuna.Study) -> bool:
 
 
 def search_ended(spec: StudySpec, counts: Counts) -> bool:
-    """Enough trials have completed, or as many as are allowed were pruned or failed."""
+    """Enough trials have completed, or as many as are allowed were pruned or failed; of a grid, where nothing
+    stands in for a setting that failed, all of it has ended."""
+    if spec.sampler.kind == "grid":
+        return counts.complete + counts.pruned + counts.failed >= spec.trials
     return counts.complete >= spec.trials or counts.pruned + counts.failed >= spec.max_extra
 
 

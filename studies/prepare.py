@@ -17,7 +17,8 @@ import optuna
 
 from studies import find_studies, space, storage
 from studies.objective import DEFAULT_RUNNER
-from studies.spec import HeartbeatSpec, StudySpec, amend, differences, freeze, suggestion
+from studies.search_spec import HeartbeatSpec
+from studies.spec import StudySpec, amend, differences, freeze, suggestion
 from studies.staffing import Staffing, check_numbers
 from studies.storage import Launch
 from workbench import files

@@ -11,7 +11,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-from studies.spec import Choices, Range, Scalar, StudySpec
+from studies.search_spec import Choices, Range, Scalar
+from studies.spec import StudySpec
 from workbench.config import RunConfig, content_hash
 from workbench.config_file import build_config
 
@@ -41,8 +42,14 @@ def _suggest(trial: Suggests, name: str, dimension: Choices | Range) -> Any:
 
 
 def setting_config(spec: StudySpec, setting: Mapping[str, Any]) -> RunConfig:
-    """The base configuration with a setting of the search space (dotted names)."""
-    return build_config(spec.base, setting)
+    """The base configuration with a setting of the search space (dotted names) and what follows from it."""
+    return build_config(spec.base, {**followed(spec, setting), **setting})
+
+
+def followed(spec: StudySpec, setting: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Settings that the values of ``setting`` bring with them (``Preset.follows``)."""
+    rows = (spec.follows.get(name, {}).get(str(value), {}) for name, value in setting.items())
+    return {name: value for row in rows for name, value in row.items()}
 
 
 def settings(spec: StudySpec) -> Iterable[dict[str, Scalar]]:
@@ -53,7 +60,7 @@ def settings(spec: StudySpec) -> Iterable[dict[str, Scalar]]:
     }
     if not values:
         return ()
-    if math.prod(len(v) for v in values.values()) <= MAX_ENUMERATED:
+    if spec.sampler.kind == "grid" or math.prod(len(v) for v in values.values()) <= MAX_ENUMERATED:
         return (dict(zip(values, row, strict=True)) for row in itertools.product(*values.values()))
     return ({name: value} for name, row in values.items() for value in row)
 
@@ -89,7 +96,7 @@ def check_config(spec: StudySpec, name: str, best: Mapping[str, Any]) -> RunConf
     if optim.kind == "muon":
         assert optim.matrix_lr is not None
         rates["optim.matrix_lr"] = optim.matrix_lr * factor
-    return build_config(spec.base, {**best, **rates})
+    return build_config(spec.base, {**followed(spec, best), **best, **rates})
 
 
 def with_seed(config: RunConfig, seed: int, *, name: str, threads: int) -> RunConfig:

@@ -13,103 +13,29 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import pydantic
 import yaml
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
+from studies.search_spec import (
+    CheckSpec,
+    Dimension,
+    Follows,
+    HeartbeatSpec,
+    PrunerSpec,
+    Range,
+    SamplerSpec,
+    Scalar,
+    check_follows,
+)
 from workbench.config import content_hash
 from workbench.config_file import build_config, flatten
 from workbench.errors import ConfigError, StudyError
 from workbench.sections import Positive, Section
 
 PRESETS = Path(__file__).parent / "presets"
-Scalar = bool | int | float | str | None
-
-
-class Choices(Section):
-    """A categorical parameter."""
-
-    choices: Annotated[tuple[Scalar, ...], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if len(set(self.choices)) < len(self.choices):
-            raise ValueError(f"choices must differ, {list(self.choices)} given")
-        return self
-
-
-class Range(Section):
-    """A number between ``low`` and ``high``, both included; whole numbers where both ends are."""
-
-    low: int | float
-    high: int | float
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not self.low < self.high:
-            raise ValueError(f"low must be below high, {self.low} and {self.high} given")
-        if self.log and self.low <= 0:
-            raise ValueError(f"a logarithmic range must start above 0, low {self.low} given")
-        return self
-
-    @property
-    def is_int(self) -> bool:
-        return isinstance(self.low, int) and isinstance(self.high, int)
-
-
-def _dimension_kind(value: Any) -> str:
-    return "choices" if isinstance(value, Choices) or (isinstance(value, dict) and "choices" in value) else "range"
-
-
-Dimension = Annotated[
-    Annotated[Choices, Tag("choices")] | Annotated[Range, Tag("range")], Discriminator(_dimension_kind)
-]
-
-
-class SamplerSpec(Section):
-    """``tpe`` models all parameters together and counts running trials as poor ones, so that workers
-    spread out; its first ``startup_trials`` are random. Trial t draws with a seed made of (seed, t)."""
-
-    kind: Literal["tpe", "random"] = "tpe"
-    seed: Annotated[int, Field(ge=0)] = 0
-    startup_trials: Annotated[int, Field(ge=0)] = 6
-
-
-class PrunerSpec(Section):
-    """``percentile`` stops a trial whose best score so far is not among the best ``keep_percent`` of the
-    completed trials' scores at the same evaluation (equal compute). It acts once ``startup_trials`` have
-    completed and after the first ``warmup_evaluations`` of a trial, so that slow starters get their time."""
-
-    kind: Literal["percentile", "none"] = "percentile"
-    keep_percent: Annotated[float, Field(gt=0.0, le=100.0)] = 70.0
-    startup_trials: Annotated[int, Field(ge=1)] = 5
-    warmup_evaluations: Annotated[int, Field(ge=0)] = 3
-
-
-class HeartbeatSpec(Section):
-    """Seconds between a worker's signs of life, and without one until its trial is given to another."""
-
-    interval: Positive = 15
-    grace: Positive = 120
-    max_retries: Annotated[int, Field(ge=0)] = 3
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.grace < 2 * self.interval:
-            raise ValueError(
-                f"grace {self.grace} must be at least twice the interval {self.interval}, or living "
-                "trials are declared dead"
-            )
-        return self
-
-
-class CheckSpec(Section):
-    """Sensitivity checks of the best setting found: its learning rate times each factor."""
-
-    lr_factors: tuple[Annotated[float, Field(gt=0.0)], ...] = ()
 
 
 class Preset(Section):
@@ -122,14 +48,17 @@ class Preset(Section):
     """Configuration shared by all runs."""
     space: dict[str, Dimension] = {}
     """Dotted configuration name to what is searched."""
+    follows: Follows = {}
+    """Searched name, value of it, and the settings that this value brings with it: the latent dimension with K,
+    the learning rate with the width. One stated rule instead of a dimension of the search."""
     start: tuple[dict[str, Scalar], ...] = ()
-    """Settings the search begins with (the rest of each is sampled)."""
+    """Settings the search begins with (the rest of each is sampled); of a grid all of them, filled in."""
     baselines: dict[str, dict[str, Any]] = {}
     """Name of a token baseline to its dotted settings; model.kind is set. They may change anything of the
     base, the text too (data.*): scores are then compared within one text only."""
     checks: CheckSpec = CheckSpec()
     trials: Annotated[int, Field(ge=0)] = 0
-    """CALM trials that are to complete."""
+    """CALM trials that are to complete; of a grid the number of its settings, filled in."""
     max_pruned: Positive | None = None
     """Pruned and failed trials that may come on top; default as many as trials."""
     seeds: Positive = 1
@@ -140,6 +69,9 @@ class Preset(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        check_follows(self.space, self.follows)
+        if self.sampler.kind == "grid":
+            return self._check_grid()
         if self.space:
             if self.trials < 1:
                 raise ValueError(f"trials must be at least 1 where a space is searched, {self.trials} given")
@@ -155,6 +87,31 @@ class Preset(Section):
         if not self.baselines:
             raise ValueError("nothing to run: give a space to search, or baselines, or both")
         return self
+
+    def _check_grid(self) -> Self:
+        """A grid runs each of its settings to the end: nothing to sample and, as budgets may differ, to prune."""
+        ranges = [name for name, dimension in self.space.items() if isinstance(dimension, Range)]
+        if not self.space or ranges:
+            given = f"{', '.join(ranges)} is a range" if ranges else "no space is given"
+            raise ValueError(f"sampler.kind grid wants a space of choices only; {given}")
+        if self.pruner.kind != "none":
+            raise ValueError(f"sampler.kind grid wants pruner.kind none, {self.pruner.kind} given")
+        every = self.num_settings()
+        if self.trials not in (0, every) or len(self.start) not in (0, every):
+            raise ValueError(f"a grid runs all of its {every} settings; leave trials and start out")
+        return self
+
+    def num_settings(self) -> int | None:
+        """Distinct settings of the search space; None where it is continuous, 0 without a search."""
+        sizes = []
+        for dimension in self.space.values():
+            if isinstance(dimension, Range):
+                if not dimension.is_int:
+                    return None
+                sizes.append(int(dimension.high) - int(dimension.low) + 1)
+            else:
+                sizes.append(len(dimension.choices))
+        return math.prod(sizes) if sizes else 0
 
     @property
     def searches(self) -> bool:
@@ -225,18 +182,6 @@ class StudySpec(Preset):
         """Of everything that may not change between a launch and its continuation."""
         return content_hash({k: v for k, v in self.to_dict().items() if k not in _MAY_CHANGE})
 
-    def num_settings(self) -> int | None:
-        """Distinct settings of the search space; None where it is continuous, 0 without a search."""
-        sizes = []
-        for dimension in self.space.values():
-            if isinstance(dimension, Range):
-                if not dimension.is_int:
-                    return None
-                sizes.append(int(dimension.high) - int(dimension.low) + 1)
-            else:
-                sizes.append(len(dimension.choices))
-        return math.prod(sizes) if sizes else 0
-
 
 _MAY_CHANGE = ("trials", "max_pruned", "heartbeat", "description")
 
@@ -284,17 +229,23 @@ def _counts(preset: Preset, what: str, trials: int | None, seeds: int | None) ->
             f"--trials {trials}: {what} has no search, only {len(preset.baselines)} fixed cells; leave it out "
             "(--seeds N runs each cell N times)"
         )
+    if trials is not None and preset.sampler.kind == "grid":
+        raise StudyError(
+            f"--trials {trials}: {what} is a grid and runs all of its {preset.num_settings()} settings; leave it "
+            "out (--seeds N runs each setting N times)"
+        )
     if trials is not None and trials < 1:
         raise StudyError(f"--trials must be at least 1, {trials} given")
     return {key: value for key, value in (("trials", trials), ("seeds", seeds)) if value is not None}
 
 
 def _complete(tree: dict[str, Any], overrides: Mapping[str, Any]) -> StudySpec:
-    searched = sorted(set(overrides) & set(tree["space"]))
+    followers = {key for rows in tree["follows"].values() for row in rows.values() for key in row}
+    searched = sorted(set(overrides) & (set(tree["space"]) | followers))
     if searched:
         raise StudyError(
-            f"{', '.join(searched)} cannot be set: study {tree['study']} searches over it; "
-            "set something else, or use `calm train` for a single setting"
+            f"{', '.join(searched)} cannot be set: study {tree['study']} searches over it, or over what it "
+            "follows from; set something else, or use `calm train` for a single setting"
         )
     idle = [name for name in overrides if not tree["space"] and _set_by_every(tree["baselines"], name)]
     if idle:
@@ -307,6 +258,11 @@ def _complete(tree: dict[str, Any], overrides: Mapping[str, Any]) -> StudySpec:
         spec = StudySpec.model_validate(tree)
     except pydantic.ValidationError as error:
         raise StudyError("\n".join(_problem(item) for item in error.errors())) from None
+    if spec.sampler.kind == "grid":
+        from studies.space import settings  # the space module builds on this one
+
+        every = tuple(settings(spec))
+        spec = spec.model_copy(update={"start": every, "trials": len(every)})
     check(spec)
     return spec
 

@@ -25,7 +25,8 @@ import sqlalchemy
 from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 
-from studies.spec import HeartbeatSpec, PrunerSpec, SamplerSpec, StudySpec
+from studies.search_spec import HeartbeatSpec, PrunerSpec, SamplerSpec
+from studies.spec import StudySpec
 from workbench import files
 from workbench.errors import StudyError
 from workbench.home import Home
@@ -205,7 +206,7 @@ def make_sampler(sampler: SamplerSpec, trial_number: int) -> optuna.samplers.Bas
     Its seed depends on the trial and not on the worker, so that a resumed worker does not draw again
     what it drew before, and one worker gives the same sequence interrupted or not."""
     seed = int(np.random.SeedSequence([sampler.seed, trial_number]).generate_state(1)[0])
-    if sampler.kind == "random":
+    if sampler.kind != "tpe":  # of a grid every setting is queued from the start
         return optuna.samplers.RandomSampler(seed=seed)
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=sampler.startup_trials)
 

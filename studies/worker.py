@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from studies import plan, storage
 from studies.objective import DEFAULT_RUNNER, Worker, cell_objective, load_runner, search_objective
-from studies.spec import HeartbeatSpec
+from studies.search_spec import HeartbeatSpec
 from studies.storage import Launch
 from workbench.errors import StudyError, UserError
 from workbench.home import open_home

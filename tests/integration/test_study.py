@@ -20,7 +20,7 @@ from studies import plan, prepare, storage
 from studies.display import Display
 from studies.objective import DEFAULT_RUNNER
 from studies.prepare import Options
-from studies.spec import HeartbeatSpec
+from studies.search_spec import HeartbeatSpec
 from tests.suites.cells_only import CELLS
 from tests.suites.fake_runner import ATTEMPTS
 from tests.suites.study_launch import FAKE, create, steps, tiny_spec, tiny_study

@@ -9,7 +9,8 @@ from typing import Any
 
 from studies import plan, storage
 from studies.objective import Worker, load_runner
-from studies.spec import HeartbeatSpec, Study, StudySpec, freeze
+from studies.search_spec import HeartbeatSpec
+from studies.spec import Study, StudySpec, freeze
 from studies.storage import Launch
 from studies.worker import take
 from workbench.home import Home, open_home

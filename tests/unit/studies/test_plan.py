@@ -32,6 +32,24 @@ def test_baselines_then_search_then_checks(tmp_path):
     assert set(runs(launch).values()) == {1}
 
 
+GRID = {
+    "space": {"model.chunk_size": {"choices": [1, 2]}, "autoencoder.latent_dim": {"choices": [16, 32]}},
+    "sampler": {"kind": "grid"},
+    "checks": {"lr_factors": []},
+    "trials": 0,
+}
+
+
+def test_a_grid_runs_each_setting_once_and_replaces_none_that_failed(tmp_path):
+    launch = create(tmp_path, tiny_spec(**GRID))
+    trial = launch.search.ask()  # another worker's, which fails for good
+    launch.search.tell(trial, state=TrialState.FAIL)
+    assert steps(launch) == ["cells"] * 2 + ["search"] * 3 + ["done"]
+    trials = launch.search.get_trials()
+    assert [tuple(t.params.values()) for t in trials[1:]] == [(1, 32), (2, 16), (2, 32)]
+    assert plan.is_finished(launch.spec, launch.search, launch.cells)
+
+
 def test_a_study_of_cells_only_is_finished_with_its_cells(tmp_path):
     """An empty space is never searched: no trial at all, and "done" right after the last cell."""
     launch = create(tmp_path, tiny_spec(**CELLS, seeds=2))

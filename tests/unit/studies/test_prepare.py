@@ -6,7 +6,7 @@ import pytest
 
 from studies import plan, prepare, storage
 from studies.prepare import Options, find_launch
-from studies.spec import HeartbeatSpec
+from studies.search_spec import HeartbeatSpec
 from tests.suites.cells_only import CELLS
 from tests.suites.study_launch import steps, tiny_study
 from tests.suites.tiny_runs import write_text

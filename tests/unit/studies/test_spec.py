@@ -7,7 +7,9 @@ import json
 import pytest
 
 from studies import find_studies
-from studies.spec import Choices, PrunerSpec, Range, StudySpec, amend, differences, freeze
+from studies.search_spec import Choices, PrunerSpec, Range
+from studies.space import setting_config
+from studies.spec import StudySpec, amend, differences, freeze
 from tests.suites.cells_only import CELLS
 from tests.suites.study_launch import TINY, tiny_spec, tiny_study
 from workbench.errors import ConfigError, StudyError
@@ -179,3 +181,51 @@ def test_pruned_trials_have_a_stated_maximum():
     assert tiny_spec().max_extra == 5
     assert tiny_spec(max_pruned=2).max_extra == 2
     assert PrunerSpec().warmup_evaluations >= 2  # slow starters get their time
+
+
+GRID = {
+    "space": {"model.chunk_size": {"choices": [1, 2]}, "train.train_flops": {"choices": [2e9, 4e9]}},
+    "follows": {"model.chunk_size": {1: {"autoencoder.latent_dim": 8}, 2: {"autoencoder.latent_dim": 16}}},
+    "sampler": {"kind": "grid"},
+    "pruner": {"kind": "none"},
+    "trials": 0,
+    "start": [],
+}
+
+
+def test_a_grid_runs_every_setting_and_what_follows_from_it():
+    spec = tiny_spec(**GRID)
+    assert spec.trials == 4 and len(spec.start) == 4
+    assert [tuple(setting.values()) for setting in spec.start] == [(1, 2e9), (1, 4e9), (2, 2e9), (2, 4e9)]
+    configs = [setting_config(spec, setting) for setting in spec.start]
+    assert [(c.chunk_size, c.autoencoder.latent_dim) for c in configs] == [(1, 8), (1, 8), (2, 16), (2, 16)]
+    again = StudySpec.model_validate(json.loads(json.dumps(spec.to_dict())))
+    assert again == spec and setting_config(again, spec.start[2]).autoencoder.latent_dim == 16
+    assert differences(spec, amend(spec)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"space": {"autoencoder.kl_floor": {"low": 0.0, "high": 1.0}}, "follows": {}}, r"kl_floor is a range"),
+        ({"pruner": {"kind": "percentile"}}, r"grid wants pruner.kind none, percentile given"),
+        ({"trials": 3}, r"a grid runs all of its 4 settings; leave trials and start out"),
+        ({"follows": {"optim.lr": {1: {"optim.clip": 2.0}}}}, r"follows: optim.lr must be in the space"),
+        ({"follows": {"model.chunk_size": {3: {"optim.clip": 2.0}}}}, r"3 is not a choice of model.chunk_size"),
+        ({"follows": {"model.chunk_size": {1: {"train.train_flops": 1e9}}}}, r"it is searched"),
+        (
+            {"follows": {n: {GRID["space"][n]["choices"][0]: {"optim.clip": 2.0}} for n in GRID["space"]}},
+            r"optim.clip cannot follow from train.train_flops: it follows from model.chunk_size already",
+        ),
+    ],
+)
+def test_a_wrong_grid_is_explained(change, message):
+    with pytest.raises(StudyError, match=message):
+        tiny_spec(**{**GRID, **change})
+
+
+def test_a_grid_takes_no_number_of_trials_and_no_setting_of_its_own():
+    with pytest.raises(StudyError, match=r"--trials 9: .* is a grid and runs all of its 4 settings"):
+        amend(tiny_spec(**GRID), trials=9)
+    with pytest.raises(StudyError, match=r"autoencoder.latent_dim cannot be set: .*or over what it follows from"):
+        amend(tiny_spec(**GRID), overrides={"autoencoder.latent_dim": 32})

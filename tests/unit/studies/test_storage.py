@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from studies import storage
-from studies.spec import HeartbeatSpec, PrunerSpec, SamplerSpec
+from studies.search_spec import HeartbeatSpec, PrunerSpec, SamplerSpec
 from tests.suites.study_launch import create, tiny_spec
 from workbench.errors import StudyError
 from workbench.home import open_home
