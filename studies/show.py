@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from studies import space
+from studies.search_spec import Choices, Range
 from studies.space import baseline_config, setting_config
-from studies.spec import Choices, Range, StudySpec, describe
+from studies.spec import StudySpec, describe
 from studies.staffing import Split
 from workbench import flops
 from workbench.config import RunConfig
