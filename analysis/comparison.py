@@ -169,7 +169,9 @@ def compare(table: RunTable) -> Comparison:
     finals, phase = _one_group(
         finals, finals["phase"], "its end point is {0}, the compared ones are {1}", left_out
     )
-    finals, budget = _one_group(finals, _budgets(finals), "its budget is {0}, the compared one is {1}", left_out)
+    finals, budget = _one_group(
+        finals, _budgets(finals), "its budget is {0}, the compared one is {1}", left_out, size=_spent(finals)
+    )
     evaluations = table.evaluations
     evaluations = evaluations[
         (evaluations["fingerprint"] == fingerprint) & evaluations["role"].isin(ROLES)
@@ -267,14 +269,27 @@ def _budgets(runs: pd.DataFrame) -> pd.Series:
     return pd.Series([words(run) for _, run in runs.iterrows()], index=runs.index, dtype=object)
 
 
+def _spent(runs: pd.DataFrame) -> dict[str, float]:
+    """How large each budget is, by its words."""
+    columns = [c for c in ("train.train_flops", "train.train_tokens") if c in runs]
+    values = runs[columns].apply(pd.to_numeric, errors="coerce").bfill(axis=1)
+    amounts = values.iloc[:, 0] if columns else pd.Series(0.0, index=runs.index)
+    return {str(k): float(v) for k, v in zip(_budgets(runs), amounts.fillna(0.0), strict=True)}
+
+
 def _one_group(
-    runs: pd.DataFrame, key: pd.Series, reason: str, left_out: list[tuple[str, str]]
+    runs: pd.DataFrame,
+    key: pd.Series,
+    reason: str,
+    left_out: list[tuple[str, str]],
+    size: Mapping[str, float] | None = None,
 ) -> tuple[pd.DataFrame, str]:
-    """The runs of the most frequent key; the others go to ``left_out``."""
+    """The runs of the most frequent key, of equally frequent ones the largest by ``size`` (a study that runs
+    several budgets says most at the last); the others go to ``left_out``."""
     if runs.empty:
         return runs, ""
-    sizes = key.value_counts()
-    chosen = min(sizes.index, key=lambda value: (-sizes[value], str(value)))
+    counts, sizes = key.value_counts(), size or {}
+    chosen = min(counts.index, key=lambda value: (-counts[value], -sizes.get(str(value), 0.0), str(value)))
     for _, run in runs[key != chosen].iterrows():
         left_out.append((_label(run), reason.format(key[run.name], chosen)))
     return runs[key == chosen], str(chosen)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,15 @@ class Preset(Section):
         return bool(self.space)
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 2.7e12 as a number, as YAML 1.2 does; to YAML 1.1 it is text without a sign in the exponent."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 @dataclass(frozen=True)
 class Study:
     """A question and what would count against the expected answer, stated before anything runs."""
@@ -136,7 +146,7 @@ class Study:
             return dict(self.presets)
         path = PRESETS / f"{self.name}.yaml"
         try:
-            tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+            tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
         except (OSError, yaml.YAMLError) as error:
             raise StudyError(f"cannot read the presets of study {self.name}: {path}: {error}") from None
         if not isinstance(tree, dict):

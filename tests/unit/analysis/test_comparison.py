@@ -192,3 +192,10 @@ def test_close_runs_are_not_told_apart(tmp_path: Path) -> None:
     comparison = compare(table)
     words = " ".join(headline(comparison, standings(comparison, table.floors), []).lead)
     assert "indistinguishable from the best with K = 1" in words
+
+
+def test_of_budgets_with_equally_many_runs_the_largest_is_compared(tmp_path: Path) -> None:
+    flops = [9e12, 3e12, 2.7e13, 2.7e13, 3e12, 9e12]
+    table = study(tmp_path, *[{"decayed": True, "seed": i, "train_flops": value} for i, value in enumerate(flops)])
+    assert compare(table).budget == "2.70×10¹³ training FLOPs"
+    assert len(compare(table).finals) == 2
