@@ -195,12 +195,14 @@ GRID = {
 
 def test_a_grid_runs_every_setting_and_what_follows_from_it():
     spec = tiny_spec(**GRID)
-    assert spec.trials == 4 and len(spec.start) == 4
+    assert spec.trials == 4
+    assert len(spec.start) == 4
     assert [tuple(setting.values()) for setting in spec.start] == [(1, 2e9), (1, 4e9), (2, 2e9), (2, 4e9)]
     configs = [setting_config(spec, setting) for setting in spec.start]
     assert [(c.chunk_size, c.autoencoder.latent_dim) for c in configs] == [(1, 8), (1, 8), (2, 16), (2, 16)]
     again = StudySpec.model_validate(json.loads(json.dumps(spec.to_dict())))
-    assert again == spec and setting_config(again, spec.start[2]).autoencoder.latent_dim == 16
+    assert again == spec
+    assert setting_config(again, spec.start[2]).autoencoder.latent_dim == 16
     assert differences(spec, amend(spec)) == []
 
 
