@@ -47,7 +47,8 @@ def test_the_best_size_of_each_group_at_each_budget(tmp_path: Path) -> None:
         assert set(one.best) == {1, 2, None}
         assert all(runs["model.backbone.width"].tolist() == [64] for runs in one.best.values())
     last = found[-1].gap
-    assert last is not None and last.value == pytest.approx(3.0)
+    assert last is not None
+    assert last.value == pytest.approx(3.0)
     assert last.comparisons == 6  # all pairs of the four CALM settings there
     shown = budget_table(found, comparison)
     assert shown is not None

@@ -74,9 +74,11 @@ def test_where_reconstruction_would_have_chosen_another_it_says_so(table: RunTab
     assert "No dimension collapsed" in words
     with house_style():
         picture = downstream_figure(found)
-    assert picture is not None and "L = 128" in picture.svg
+    assert picture is not None
+    assert "L = 128" in picture.svg
     shown = downstream_table(found)
-    assert shown.columns[0] == "L" and [row[0] for row in shown.rows] == ["16", "32", "64", "8", "128"]
+    assert shown.columns[0] == "L"
+    assert [row[0] for row in shown.rows] == ["16", "32", "64", "8", "128"]
 
 
 def test_the_same_best_and_collapsed_dimensions_are_said(tmp_path: Path) -> None:
