@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.comparison import ROLES, Comparison, cells
+from analysis.comparison import BUDGETS, ROLES, Comparison, cells
 from analysis.dimension import Key
 from analysis.frontier import KINDS
 from analysis.scores import bounds, score_words
@@ -18,7 +18,7 @@ from analysis.stats import BETTER, Difference, Scored, mean_over_seeds, unpaired
 from analysis.table import RunTable
 from analysis.words import MISSING, Cell, Table, difference_words, flops, plus_minus, short_of
 
-BUDGET = "train.train_flops"
+BUDGET = BUDGETS[0]
 SIZES = ("model.backbone.width", "model.backbone.num_layers")
 
 

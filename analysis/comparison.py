@@ -27,6 +27,10 @@ from workbench.seeds import SeedNoise, seed_noise
 __all__ = ["ROLES", "Comparison", "Setting", "best_setting", "cells", "compare", "noise_of"]
 
 
+BUDGETS = ("train.train_flops", "train.train_tokens")
+"""What a run is given to train with: a comparison holds it equal, so it is no parameter there."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """Runs that agree in everything but the seed, one a seed."""
@@ -271,7 +275,7 @@ def _budgets(runs: pd.DataFrame) -> pd.Series:
 
 def _spent(runs: pd.DataFrame) -> dict[str, float]:
     """How large each budget is, by its words."""
-    columns = [c for c in ("train.train_flops", "train.train_tokens") if c in runs]
+    columns = [c for c in BUDGETS if c in runs]
     values = runs[columns].apply(pd.to_numeric, errors="coerce").bfill(axis=1)
     amounts = values.iloc[:, 0] if columns else pd.Series(0.0, index=runs.index)
     return {str(k): float(v) for k, v in zip(_budgets(runs), amounts.fillna(0.0), strict=True)}
@@ -298,6 +302,7 @@ def _one_group(
 def _parameters(table: RunTable, finals: pd.DataFrame) -> list[str]:
     """Searched parameters as the study states them; without a study, whatever varies among CALM runs."""
     stated = [name for info in table.studies.values() for name in info.parameters if name in table.config_columns]
+    stated = [name for name in stated if name not in BUDGETS]
     if stated:
         return list(dict.fromkeys(stated))
     return varied(finals[finals["kind"] == "calm"], table.config_columns)
