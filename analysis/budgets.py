@@ -92,7 +92,7 @@ def budget_table(found: list[AtBudget], comparison: Comparison) -> Table | None:
     caption = (
         "The best setting of each group at each budget of training compute, with its standard error and, in "
         "brackets, its size (width D, layers). The best was picked by the score shown, which flatters it; the "
-        "last column compares the best CALM with the second group, unpaired, corrected for all pairs of settings there."
+        "last column compares the best CALM with the second group, unpaired, corrected for all pairs of settings."
     )
     return Table("by_budget", caption, columns, rows, frozenset(range(1, 1 + len(keys))))
 
