@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -138,8 +139,8 @@ def _known(rows: pd.DataFrame, target: str, notes: list[str]) -> pd.DataFrame:
         low = int((there & value.notna() & ~known).sum())
         if low:
             notes.append(
-                f"{low} point{'s' if low > 1 else ''} left out whose BrierLM is 0 or only a bound (an order within "
-                "three of its errors of 0)"
+                f"{low} point{'s' if low > 1 else ''} left out whose BrierLM is 0 or only a bound "
+                "(an order within three of its errors of 0)"
             )
     lost = int((known & ~there).sum())
     if lost:
@@ -175,7 +176,7 @@ def _one_latent(calm: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
         if latents.nunique() > 1:
             spent = part["train_flops"].astype(float)
             top = part[spent >= (1 - SAME_COST) * spent.max()]
-            best = latents[top["brierlm"].astype(float).idxmax()]
+            best = float(latents.loc[[top["brierlm"].astype(float).idxmax()]].iloc[0])
             others = sorted(int(x) for x in latents.dropna().unique() if x != best)
             notes.append(
                 f"K = {k}: of several latent dimensions {best:.0f} is kept, which scored highest at the largest "
@@ -218,7 +219,7 @@ def groups(values: Array, tolerance: float) -> list[Array]:
     logs = np.log(values[order])
     starts = np.concatenate([[0], np.flatnonzero(np.diff(logs) > tolerance) + 1, [len(values)]])
     found = []
-    for start, end in zip(starts[:-1], starts[1:], strict=True):
+    for start, end in pairwise(starts):
         mask = np.zeros(len(values), dtype=bool)
         mask[order[start:end]] = True
         found.append(mask)

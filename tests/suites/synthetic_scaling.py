@@ -21,15 +21,16 @@ CHUNKS = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class Truth:
-    """log(100 / BrierLM) = sum of exponentials of lines in ln K, ln N and ln D; 3 terms."""
+    """log(100 / BrierLM) = sum of exponentials of lines in ln K, ln N and ln D; 3 terms. Larger models want a larger
+    K: best is 2 up to 1e13 FLOPs, 4 from 1e14 on, 8 at 1e18."""
 
-    floor: tuple[float, float] = (math.log(0.9), 0.0)
+    floor: tuple[float, float] = (math.log(0.9), -0.1)
     """ln E: constant, slope in ln K."""
-    size: tuple[float, float, float, float] = (math.log(90.0), 0.12, 0.06, 0.35)
+    size: tuple[float, float, float, float] = (math.log(40.0), 0.25, 0.10, 0.33)
     """ln A: constant, slope and curvature in ln K; exponent a."""
-    data: tuple[float, float, float] = (math.log(330.0), 0.08, 0.35)
+    data: tuple[float, float, float] = (math.log(100.0), 0.0, 0.30)
     """ln B: constant, slope in ln K; exponent b."""
-    baseline: tuple[float, float, float] = (math.log(0.7), math.log(60.0), math.log(300.0))
+    baseline: tuple[float, float, float] = (math.log(0.7), math.log(25.0), math.log(90.0))
     """The same constants of the token baseline, whose exponents are the same."""
 
     def deficit(self, n: Array | float, d: Array | float, k: float) -> Array:
@@ -88,7 +89,7 @@ def evaluations(truth: Truth, plan: Plan | None = None, *, seed: int = 0) -> pd.
     """One row a run, as ``analysis.table.load_runs`` makes them."""
     plan = plan or Plan()
     rng = np.random.default_rng(seed)
-    rows = []
+    rows: list[dict[str, object]] = []
     for k in [*plan.chunks, *([0] if plan.baseline else [])]:
         for n in plan.sizes:
             for budget in plan.budgets:
@@ -143,7 +144,7 @@ def losses(
     """Token baselines whose cross-entropy (nats a token) follows loss(N, D) = E + A/N^a + B/D^b."""
     e, big_a, big_b, a, b = law
     rng = np.random.default_rng(seed)
-    rows = []
+    rows: list[dict[str, object]] = []
     for n in sizes:
         for budget in budgets:
             row = _row(len(rows), 0, n, budget, 0, 5.0, "decayed")
