@@ -28,8 +28,8 @@ def test_how_many_runs_and_which() -> None:
 
 def test_all_runs() -> None:
     frame = runs(("calm", 2, "seen_text"), ("baseline", None, "seen_text"))
-    words = "All 2 compared runs have evaluated text that occurs in the training text (token baseline: 1 and K = 2: 1)."
-    assert caveats(frame) == [words]
+    where = "(token baseline: 1 and K = 2: 1)"
+    assert caveats(frame) == [f"All 2 compared runs have evaluated text that occurs in the training text {where}."]
 
 
 @pytest.mark.parametrize("frame", [runs(), runs(("calm", 4, ""), ("calm", 2, None))])
