@@ -72,7 +72,7 @@ class Points:
 
     @property
     def is_baseline(self) -> npt.NDArray[np.bool_]:
-        return self.family == BASELINE
+        return np.asarray(self.family == BASELINE, dtype=bool)
 
     @property
     def calm(self) -> Points:
@@ -165,7 +165,8 @@ def _largest(
     if left:
         others = sorted(str(v) or "none" for v in counts.index if v != chosen)
         notes.append(f"{left} points of other {what} left out ({', '.join(others)}; kept: {chosen})")
-    return rows[values == chosen]
+    kept: pd.DataFrame = rows[values == chosen]
+    return kept
 
 
 def _one_latent(calm: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
@@ -176,7 +177,7 @@ def _one_latent(calm: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
         if latents.nunique() > 1:
             spent = part["train_flops"].astype(float)
             top = part[spent >= (1 - SAME_COST) * spent.max()]
-            best = float(latents.loc[[top["brierlm"].astype(float).idxmax()]].iloc[0])
+            best = float(top.sort_values("brierlm", kind="stable")["latent_dim"].iloc[-1])
             others = sorted(int(x) for x in latents.dropna().unique() if x != best)
             notes.append(
                 f"K = {k}: of several latent dimensions {best:.0f} is kept, which scored highest at the largest "

@@ -21,8 +21,8 @@ CHUNKS = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class Truth:
-    """log(100 / BrierLM) = sum of exponentials of lines in ln K, ln N and ln D; 3 terms. Larger models want a larger
-    K: best is 2 up to 1e13 FLOPs, 4 from 1e14 on, 8 at 1e18."""
+    """log(100 / BrierLM) = sum of exponentials of lines in ln K, ln N and ln D; 3 terms. Larger models want
+    a larger K: best is 2 up to 1e13 FLOPs, 4 from 1e14 on, 8 at 1e18."""
 
     floor: tuple[float, float] = (math.log(0.9), -0.1)
     """ln E: constant, slope in ln K."""
