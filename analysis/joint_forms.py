@@ -69,18 +69,20 @@ class Parameter:
     low: float
     high: float
     start: float
+    widest: float
+    """Width of the widest 95 % interval that still says something."""
 
 
 def _constant(name: str, meaning: str, start: float) -> Parameter:
-    return Parameter(name, meaning, -9.0, 4.0, start)
+    return Parameter(name, meaning, -9.0, 4.0, start, widest=3.0)
 
 
 def _slope(name: str, meaning: str, start: float = 0.0) -> Parameter:
-    return Parameter(name, meaning, -3.0, 3.0, start)
+    return Parameter(name, meaning, -3.0, 3.0, start, widest=1.5)
 
 
 def _exponent(name: str, meaning: str) -> Parameter:
-    return Parameter(name, meaning, 0.01, 2.0, 0.3)
+    return Parameter(name, meaning, 0.01, 2.0, 0.3, widest=0.5)
 
 
 PARAMETERS = {
@@ -90,9 +92,9 @@ PARAMETERS = {
         _slope("E_K", "floor: power of K"),
         _constant("A", "size: ln of its share of the deficit in the middle of the data", 0.0),
         _slope("A_K", "size: power of K"),
-        Parameter("A_KK", "size: curvature in ln K", -2.0, 2.0, 0.0),
+        Parameter("A_KK", "size: curvature in ln K", -2.0, 2.0, 0.0, widest=1.0),
         _exponent("a", "exponent of size"),
-        Parameter("a_K", "change of the exponent of size with ln K", -0.7, 0.7, 0.0),
+        Parameter("a_K", "change of the exponent of size with ln K", -0.7, 0.7, 0.0, widest=0.4),
         _constant("B", "data: ln of its share of the deficit in the middle of the data", 0.0),
         _slope("B_K", "data: power of K"),
         _exponent("b", "exponent of data"),
@@ -159,6 +161,8 @@ class Law:
     form: Form
     names: tuple[str, ...]
     middle: Middle
+    of_loss: bool = False
+    """A law of the cross-entropy itself (nats a token) instead of BrierLM's deficit."""
 
     @property
     def parameters(self) -> list[Parameter]:
@@ -186,33 +190,39 @@ class Law:
         return np.asarray(power * special.logsumexp(lines / power, axis=0))
 
     def log_score(self, theta: Array, design: Array) -> Array:
-        """ln BrierLM."""
+        """ln BrierLM, or ln loss."""
+        if self.of_loss:
+            return self.log_deficit(theta, design)
         return TOP - np.exp(np.minimum(self.log_deficit(theta, design), 50.0))
 
     def jacobian(self, theta: Array, design: Array) -> Array:
-        """(n, p) of ``log_score`` for one vector of parameters."""
-        lines = design @ theta  # (terms, n)
-        power = theta[self.names.index(self.form.power)] if self.form.power is not None else 1.0
-        shares = special.softmax(lines / power, axis=0)
-        gradient = np.einsum("tn,tnp->np", shares, design)
-        total = special.logsumexp(lines / power, axis=0)
-        if self.form.power is not None:
-            own = self.names.index(self.form.power)
-            gradient[:, own] += total - (shares * lines / power).sum(axis=0)
+        """(..., n, p) of ``log_score``; ``theta`` (..., p)."""
+        lines = np.einsum("tnp,...p->t...n", design, theta)
+        has_power = self.form.power is not None
+        own = self.names.index(self.form.power) if self.form.power is not None else 0
+        power = theta[..., own, None] if has_power else np.ones(1)
+        scaled = lines / power
+        total = special.logsumexp(scaled, axis=0)
+        shares = np.exp(scaled - total)
+        gradient = np.einsum("t...n,tnp->...np", shares, design)
+        if has_power:
+            gradient[..., own] += total - (shares * scaled).sum(axis=0)
+        if self.of_loss:
+            return np.asarray(gradient)
         deficit = np.exp(np.minimum(power * total, 50.0))
-        return np.asarray(-deficit[:, None] * gradient)
+        return np.asarray(-deficit[..., None] * gradient)
 
     def score(self, theta: Array, num_parameters: Array, tokens: Array, chunk_size: Array | float) -> Array:
-        """BrierLM of one vector of parameters; the arguments broadcast."""
+        """BrierLM (or loss) of one vector of parameters; the arguments broadcast."""
         n, d, k = np.broadcast_arrays(num_parameters, tokens, np.asarray(chunk_size, dtype=float))
         return np.exp(self.log_score(theta, self.design(n, d, k))).reshape(n.shape)
 
 
-def make_law(form: Form, chunk_sizes: Sequence[int], middle: Middle) -> Law:
+def make_law(form: Form, chunk_sizes: Sequence[int], middle: Middle, *, of_loss: bool = False) -> Law:
     """``chunk_sizes``: the values of K of the points; none for a baseline."""
     num = len({k for k in chunk_sizes if k != BASELINE})
     names = [name for term in form.terms for name, column in term if num >= NEEDED_K.get(column, 0)]
-    return Law(form, tuple(dict.fromkeys(names)), middle)
+    return Law(form, tuple(dict.fromkeys(names)), middle, of_loss)
 
 
 def chunk_size_of(points: Points) -> Array:
