@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import pandas as pd
 
@@ -46,7 +48,7 @@ class Setting:
         """Chunk size; None for a token baseline."""
         return None if self.kind == "baseline" else int(self.runs["K"].iloc[0])
 
-    @property
+    @cached_property
     def run_ids(self) -> list[str]:
         return [str(run_id) for run_id in self.runs["run_id"]]
 
@@ -54,17 +56,17 @@ class Setting:
     def num_seeds(self) -> int:
         return len(self.runs)
 
-    @property
+    @cached_property
     def score(self) -> float:
         """Mean BrierLM over its seeds."""
         return float(self.runs["brierlm"].mean())
 
-    @property
+    @cached_property
     def weak(self) -> bool:
         """Whether an order of one of its runs cannot be told from 0: its scatter is cut off there."""
         return any(is_bound(run) or not run["brierlm"] > 0 for _, run in self.runs.iterrows())
 
-    @property
+    @cached_property
     def best(self) -> pd.Series:
         """Its run with the highest score (the smooth score between equal ones)."""
         return self.runs.sort_values(["brierlm", "score", "run_id"], ascending=[False, False, True]).iloc[0]
@@ -133,7 +135,8 @@ class Comparison:
 
     def among(self, runs: pd.DataFrame) -> list[Setting]:
         """The settings whose runs are among ``runs``, a part of ``finals``."""
-        return [setting for setting in self.settings if setting.runs.index.isin(runs.index).all()]
+        there = set(runs.index)
+        return [setting for setting in self.settings if there.issuperset(setting.runs.index)]
 
     def best(self, runs: pd.DataFrame) -> pd.Series | None:
         """The best run of the best setting among ``runs``, which is the one with the highest mean over its seeds:
@@ -141,16 +144,17 @@ class Comparison:
         found = self.among(runs)
         return best_setting(found).best if found else None
 
-    @property
+    @cached_property
     def groups(self) -> list[tuple[Key, list[Setting]]]:
         """Settings of the token baselines (None) first, then of each K (or head, ...) in order."""
-        keys: list[Key] = [None, *self.dimension.values]
-        found = [(key, [setting for setting in self.settings if self.key(setting) == key]) for key in keys]
-        return [(key, settings) for key, settings in found if settings]
+        found: dict[Key, list[Setting]] = {key: [] for key in (None, *self.dimension.values)}
+        for setting in self.settings:
+            found.setdefault(self.key(setting), []).append(setting)
+        return [(key, settings) for key, settings in found.items() if settings]
 
     def key(self, setting: Setting) -> Key:
         """The group of a setting."""
-        return self.dimension.key(setting.runs.iloc[0])
+        return self.dimension.keys.get(setting.run_ids[0])
 
     def name(self, setting: Setting, *, whole: bool = False) -> str:
         """What it differs in from others of its group; ``whole``: from all others."""
@@ -164,11 +168,12 @@ def compare(table: RunTable) -> Comparison:
     counts = _fingerprint_counts(table.evaluations)
     fingerprint = min(counts, key=lambda f: (-counts[f], f)) if counts else ""
     left_out: list[tuple[str, str]] = []
-    for _, run in runs.iterrows():
+    keep = []
+    for run in runs[list(_ASKED)].to_dict("records"):
         reason = _why_not(run, fingerprint)
+        keep.append(not reason)
         if reason:
             left_out.append((_label(run), reason))
-    keep = [not _why_not(run, fingerprint) for _, run in runs.iterrows()]
     finals = runs[pd.Series(keep, index=runs.index, dtype=bool)]
     finals, phase = _one_group(
         finals, finals["phase"], "its end point is {0}, the compared ones are {1}", left_out
@@ -233,8 +238,13 @@ def cells(runs: pd.DataFrame, columns: Iterable[str]) -> list[pd.DataFrame]:
     keys = [name for name in columns if name in runs and not is_seed(name)]
     if runs.empty:
         return []
-    text = runs[["kind", *keys]].astype(object).map(repr).agg("|".join, axis=1)
-    return [runs.loc[index] for index in text.groupby(text, sort=False).groups.values()]
+    text: list[tuple[str, ...]] = list(
+        zip(*(map(repr, runs[c].astype(object)) for c in ["kind", *keys]), strict=True)
+    )
+    places: dict[tuple[str, ...], list[int]] = {}
+    for place, key in enumerate(text):
+        places.setdefault(key, []).append(place)
+    return [runs.iloc[where] for where in places.values()]
 
 
 def _fingerprint_counts(evaluations: pd.DataFrame) -> dict[str, int]:
@@ -242,11 +252,14 @@ def _fingerprint_counts(evaluations: pd.DataFrame) -> dict[str, int]:
     return {str(name): int(num) for name, num in counts.items()}
 
 
-def _label(run: pd.Series) -> str:
+def _label(run: Mapping[str, Any] | pd.Series) -> str:
     return str(run["name"] or run["run_id"])
 
 
-def _why_not(run: pd.Series, fingerprint: str) -> str:
+_ASKED = ("run_id", "name", "role", "status", "reason", "at_budget", "fingerprint", "phase")
+
+
+def _why_not(run: Mapping[str, Any], fingerprint: str) -> str:
     """Reason why a run is not among the comparable end points, or an empty string."""
     if run["role"] not in ROLES:
         return "sensitivity check (shown in its own table)"
@@ -264,13 +277,15 @@ def _why_not(run: pd.Series, fingerprint: str) -> str:
 def _budgets(runs: pd.DataFrame) -> pd.Series:
     """What each run was given, in words."""
 
-    def words(run: pd.Series) -> str:
+    def words(run: Mapping[str, Any]) -> str:
         flops, tokens = run.get("train.train_flops"), run.get("train.train_tokens")
         if flops is not None and pd.notna(flops):
             return f"{flops_words(flops)} training FLOPs"
         return f"{int(tokens):,} training tokens" if tokens is not None and pd.notna(tokens) else "not recorded"
 
-    return pd.Series([words(run) for _, run in runs.iterrows()], index=runs.index, dtype=object)
+    columns = [name for name in ("train.train_flops", "train.train_tokens") if name in runs]
+    rows = runs[columns].astype(object).to_dict("records")
+    return pd.Series([words({str(k): v for k, v in row.items()}) for row in rows], index=runs.index, dtype=object)
 
 
 def _spent(runs: pd.DataFrame) -> dict[str, float]:

@@ -108,7 +108,7 @@ class Dimension:
 
     def groups(self, runs: pd.DataFrame) -> list[tuple[Key, pd.DataFrame]]:
         """Runs or checkpoints by group in order, the baselines last; groups without any are left out."""
-        keys = [self.key(run) for _, run in runs.iterrows()]
+        keys = [self.keys.get(str(run_id)) for run_id in runs["run_id"]]
         calm = (runs["kind"] == "calm").tolist()
         found = []
         for key in (*self.values, None):
@@ -136,7 +136,7 @@ def choose_dimension(
         if values.notna().all() and 2 <= words.nunique() <= MAX_GROUPS:
             keys: dict[str, Key] = dict(zip(calm["run_id"].astype(str), words, strict=True))
             return Dimension(name, _ordered(name, set(words), stated.get(name, ())), keys)
-    sizes = {str(run["run_id"]): int(run["K"]) for _, run in calm.iterrows()}
+    sizes = {str(run_id): int(k) for run_id, k in zip(calm["run_id"], calm["K"], strict=True)}
     return Dimension(CHUNK_SIZE, tuple(sorted(set(sizes.values()))), dict(sizes))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -35,14 +36,27 @@ def is_seed(name: str) -> bool:
 
 def idle(run: Run) -> set[str]:
     """Fields of a run that have no effect beside its others."""
-    found: set[str] = set()
     kind = run.get(HEAD)
-    section = HEAD_SECTIONS.get(str(run.get("head") if missing(kind) else kind))
+    head = str(run.get("head") if missing(kind) else kind)
+    section = HEAD_SECTIONS.get(head)
+    own = _given(run, _OWN, section.model_fields) if section is not None else {}
+    optim = _given(run, "optim.", OptimConfig.model_fields)
+    try:
+        return set(_idle(head, tuple(own.items()), tuple(optim.items())))
+    except TypeError:  # a value that cannot be hashed
+        return set(_idle.__wrapped__(head, tuple(own.items()), tuple(optim.items())))
+
+
+@lru_cache(maxsize=4096)
+def _idle(head: str, own: tuple[tuple[str, Any], ...], optim: tuple[tuple[str, Any], ...]) -> frozenset[str]:
+    """Most runs of a study have the same values here, and asking their sections takes a while."""
+    found: set[str] = set()
+    section = HEAD_SECTIONS.get(head)
     if section is not None:
-        head = section.model_construct(**_given(run, _OWN, section.model_fields))
-        found |= {f"{_OWN}{name}" for name in head.without_effect()}
-    optim = OptimConfig.model_construct(**_given(run, "optim.", OptimConfig.model_fields))
-    return found | {f"optim.{name}" for name in optim.without_effect()}
+        fields = section.model_construct(**dict(own))
+        found |= {f"{_OWN}{name}" for name in fields.without_effect()}
+    without = OptimConfig.model_construct(**dict(optim)).without_effect()
+    return frozenset(found | {f"optim.{name}" for name in without})
 
 
 def _given(run: Run, prefix: str, fields: Iterable[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ Letters: W windows, n positions of a window, O = 4 orders.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ def read_scores(runs: Iterable[tuple[Path, RunRecord]]) -> ScoreFiles:
     """Position scores and n-gram tables of completed runs; a file that is missing, damaged or of another
     evaluation than the record's last gives a warning (one for all runs with the same trouble)."""
     found, troubles = ScoreFiles(), dict[str, list[str]]()
+    known: dict[bytes, FloorScores] = {}
     for folder, record in runs:
         if record.status != "completed" or record.final is None:
             continue
@@ -47,7 +49,7 @@ def read_scores(runs: Iterable[tuple[Path, RunRecord]]) -> ScoreFiles:
             found.positions[record.run_id] = _positions(folder, record)
             name, what = FLOORS, "compared with n-gram tables"
             if record.floors:
-                found.floors[record.run_id] = _floors(folder, found.positions[record.run_id])
+                found.floors[record.run_id] = _floors(folder, found.positions[record.run_id], known)
         except RunError as error:
             reason = " ".join(str(error).split(";")[0].split()).replace(str(folder / name), name)
             words = f"{what} without pairs and with wider intervals, because {reason}"
@@ -69,13 +71,23 @@ def _positions(folder: Path, record: RunRecord) -> PositionScores:
     return scores
 
 
-def _floors(folder: Path, scores: PositionScores) -> FloorScores:
+def _floors(folder: Path, scores: PositionScores, known: dict[bytes, FloorScores]) -> FloorScores:
+    """``known``: of other runs, by content. Runs of one evaluation have the same tables: read and kept once."""
     _there(folder / FLOORS)
-    floors = read_floors(folder / FLOORS)
+    content = hashlib.sha256(_bytes(folder / FLOORS)).digest()
+    floors = known.get(content) or read_floors(folder / FLOORS)
+    known[content] = floors
     shape = (len(floors.starts), *scores.values.shape[1:])
     if floors.fingerprint != scores.fingerprint or any(t.shape != shape for t in floors.tables.values()):
         raise RunError(f"{FLOORS} belongs to other positions than {POSITIONS}")
     return floors
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""  # the reader says what is wrong
 
 
 def _check(scores: PositionScores, record: RunRecord) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,8 @@ _NUMBERS = [
 _COUNTS = ["num_positions", "num_clusters", "num_windows", "rounds"]
 SCORE_COLUMNS = [*_NUMBERS, *_COUNTS, "weak_orders"]
 """``weak_orders``: "3, 4" where these lie within three of their errors of 0, "" where none does."""
+_OF_EVALUATION = [name for name in SCORE_COLUMNS if name in records.Evaluation.model_fields]
+_OF_BRIER = [name for name in SCORE_COLUMNS if name in records.Brier.model_fields]
 OVERLAP_COLUMNS = [f"overlap_{name}" for name in records.Overlap.model_fields]
 RUN_COLUMNS = [
     *["study", "run_id", "folder", "name", "role", "trial", "seed", "kind", "head", "setting"],
@@ -71,7 +74,14 @@ EVALUATION_COLUMNS = [
         "train_flops",
     ],
     *["train_flops_with_autoencoder", "train_flops_published", "infer_flops_per_token"],
-    *["infer_flops_per_token_published", "num_parameters", "model_parameters", "width", "num_layers", "latent_dim"],
+    *[
+        "infer_flops_per_token_published",
+        "num_parameters",
+        "model_parameters",
+        "width",
+        "num_layers",
+        "latent_dim",
+    ],
     *["phase", "text", "corpus", "tokenizer", "size", "fingerprint", "network_calls", "solver"],
     *SCORE_COLUMNS,
 ]
@@ -134,14 +144,13 @@ def _autoencoder_flops(item: Loaded) -> float:
 def _scores(evaluation: records.Evaluation | None) -> dict[str, Any]:
     if evaluation is None:
         return {}
-    own = [name for name in SCORE_COLUMNS if name in records.Evaluation.model_fields]
-    return {**brier_columns(evaluation.brier), **{name: getattr(evaluation, name) for name in own}}
+    return {**brier_columns(evaluation.brier), **{name: getattr(evaluation, name) for name in _OF_EVALUATION}}
 
 
 def brier_columns(brier: records.Brier) -> dict[str, Any]:
     """Those of ``SCORE_COLUMNS`` that a Brier score holds."""
     row: dict[str, Any] = {
-        **{name: getattr(brier, name) for name in SCORE_COLUMNS if name in records.Brier.model_fields},
+        **{name: getattr(brier, name) for name in _OF_BRIER},
         "weak_orders": ", ".join(str(n) for n in _weak_orders(brier)),
     }
     for n, value, error in zip(ORDERS, brier.brier, brier.brier_se, strict=False):
@@ -198,6 +207,10 @@ def evaluation_rows(item: Loaded) -> list[dict[str, Any]]:
     evaluations = {evaluation.step: evaluation for evaluation in item.evaluations}
     if record.final is not None:
         evaluations.setdefault(record.final.step, record.final)
+    sizes = {
+        "num_parameters": num_parameters(record),
+        "model_parameters": num_parameters(record, embeddings=False),
+    }
     return [
         {
             "run_id": record.run_id,
@@ -213,6 +226,7 @@ def evaluation_rows(item: Loaded) -> list[dict[str, Any]]:
             "train_flops": evaluation.train_flops,
             "train_flops_with_autoencoder": evaluation.train_flops + _autoencoder_flops(item),
             **_costs(item, evaluation),
+            **sizes,
             "phase": evaluation.phase,
             "text": item.text,
             "corpus": item.config.get("data.corpus"),
@@ -238,8 +252,6 @@ def _costs(item: Loaded, evaluation: records.Evaluation) -> dict[str, Any]:
         "train_flops_published": compute.get("train_flops_published", math.nan) * share,
         "infer_flops_per_token": compute.get("infer_flops_per_token", math.nan),
         "infer_flops_per_token_published": compute.get("infer_flops_per_token_published", math.nan),
-        "num_parameters": num_parameters(item.record),
-        "model_parameters": num_parameters(item.record, embeddings=False),
         "width": config.get("model.backbone.width"),
         "num_layers": config.get("model.backbone.num_layers"),
         "latent_dim": config.get("autoencoder.latent_dim") if calm else None,
@@ -256,7 +268,7 @@ def num_parameters(record: records.RunRecord, *, embeddings: bool = True) -> int
 def _unique_autoencoders(loaded: list[Loaded]) -> list[tuple[records.AutoencoderReport, int]]:
     """Each autoencoder once with the number of runs that use it, by K, latent dimension and floor."""
     reports = [item.autoencoder for item in loaded if item.autoencoder is not None]
-    count = {report.hash: sum(other.hash == report.hash for other in reports) for report in reports}
+    count = Counter(report.hash for report in reports)
     unique = {report.hash: report for report in reports}
     ordered = sorted(unique.values(), key=lambda r: (r.chunk_size, r.latent_dim, r.kl_floor, r.hash))
     return [(report, count[report.hash]) for report in ordered]

@@ -83,7 +83,8 @@ def sample_of(run: pd.Series, samples: pd.DataFrame, evaluations: pd.DataFrame, 
     """The last text of a run, and how it came to it."""
     own = samples[samples["run_id"] == run["run_id"]]
     last = own.iloc[-1]
-    scores = {int(row["step"]): row for _, row in evaluations.iterrows() if row["run_id"] == run["run_id"]}
+    mine = evaluations[evaluations["run_id"] == run["run_id"]]
+    scores = {int(row["step"]): row for _, row in mine.iterrows()}
     status = "" if run["status"] == "completed" else f", {status_words(run['status'], run['reason'])}"
     about = f"{run['name']}{status}: {_when(last, scores)}; drawn by {last['sampler']}"
     about += (

@@ -7,7 +7,8 @@ before there were bounds have none and keep their ±.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import pandas as pd
 from analysis.words import interval, missing, number, plus_minus
 
 
-def is_bound(row: pd.Series) -> bool:
+def is_bound(row: pd.Series | Mapping[Hashable, Any]) -> bool:
     """Whether of this run or checkpoint only an upper bound is known."""
     weak = row.get("weak_orders")
     return not missing(weak) and weak != "" and not missing(row.get("brierlm_high"))
@@ -24,7 +25,8 @@ def is_bound(row: pd.Series) -> bool:
 
 def bounds(rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
     """(n,) ``is_bound`` of every row."""
-    return np.asarray([is_bound(row) for _, row in rows.iterrows()], dtype=bool)
+    columns = [name for name in ("weak_orders", "brierlm_high") if name in rows]
+    return np.asarray([is_bound(row) for row in rows[columns].to_dict("records")], dtype=bool)
 
 
 def score_words(row: pd.Series) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from analysis.config_reading import read_yaml
 from analysis.naming import HEAD, setting_names, varied
 from analysis.paired import read_scores
 from analysis.rows import (
@@ -211,7 +212,7 @@ def _name_settings(
     """Fill the column ``setting`` of the frames, in place."""
     calm = runs[(runs["kind"] == "calm") & runs["at_budget"]]
     names = setting_names(runs, list(dict.fromkeys(searched)) or varied(calm, columns), columns)
-    words = {str(run["run_id"]): names.words(run) for _, run in runs.iterrows()}
+    words = {str(run["run_id"]): names.words(run) for run in runs.to_dict("records")}
     for frame in frames:
         frame["setting"] = [words[str(run_id)] for run_id in frame["run_id"]]
 
@@ -251,8 +252,7 @@ def _load_folder(root: Path, study: str, warnings: list[str]) -> list[Loaded]:
 
 def _load_run(folder: Path, study: str) -> Loaded:
     record = records.read_record(folder)
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    tree = yaml.load((folder / records.CONFIG).read_text(encoding="utf-8"), Loader=loader)
+    tree = read_yaml((folder / records.CONFIG).read_text(encoding="utf-8"))
     if not isinstance(tree, dict):
         raise ValueError(f"{records.CONFIG} is not a mapping")
     if record.kind == "baseline":
