@@ -41,6 +41,7 @@ class Optimum:
     num_parameters: Array
     tokens: Array
     score: Array
+    """BrierLM; of a law of the loss nats a token."""
     at_edge: npt.NDArray[np.bool_]
     """Whether the best size is an end of the sizes looked at: then it is no optimum."""
     capped: bool = False
@@ -102,7 +103,8 @@ def best_allocation(
     chosen = np.exp(np.interp(inner + shift, np.arange(len(sizes)), log_n))
     at_end = (best == 0) | (best == len(sizes) - 1)
     capped = bool(within < len(allowed) and best[0] == len(sizes) - 1)
-    score = 100 * np.exp(-np.exp(np.minimum(value[rows, best], 50.0)))
+    lowest = value[rows, best]
+    score = np.exp(lowest) if law.of_loss else 100 * np.exp(-np.exp(np.minimum(lowest, 50.0)))
     return Optimum(chosen, tokens_for(costs, chosen, flops, limits), score, at_end, capped)
 
 

@@ -35,8 +35,8 @@ CLOSE = 1.1
 """Held-out errors within this factor are level, and AICc decides."""
 RULE = (
     "Stated beforehand: the form with the smallest error on the held-out largest size of each family, to which "
-    "it was not fitted; of forms within 10 % of that error the one with the lowest AICc. Where nothing can be held "
-    "out (fewer than three sizes), the lowest AICc."
+    "it was not fitted; of forms within 10 % of that error the one with the lowest AICc. Where nothing can be "
+    "held out (fewer than three sizes), the lowest AICc."
 )
 SIZES_TO_HOLD_OUT = 3
 
