@@ -1,9 +1,9 @@
 """For a budget of compute: which K, size, tokens and latent to train, and how sure is that.
 
-The joint law (``analysis.joint_law``) gives the best size and score of each K at the budget, by the fit and by every
-replicate of its bootstrap; the share of replicates in which a K scores highest is its probability. That holds the
-noise of the runs and not a wrong form: how the other forms answer is said beside it. Nothing is said of values of K
-that were not run, and everything beyond the trained budgets, sizes and tokens carries a warning.
+The joint law (``analysis.joint_law``) gives the best size and score of each K at the budget, by the fit and by
+every replicate of its bootstrap; the share of replicates in which a K scores highest is its probability. That
+holds the noise of the runs and not a wrong form: how the other forms answer is said beside it. Nothing is said of
+values of K that were not run, and everything beyond the trained budgets, sizes and tokens carries a warning.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def plan_by(
 
 
 def probabilities(optima: Mapping[int, Optimum]) -> dict[int, float]:
-    """Share of the bootstrap's replicates in which each K scores highest. The replicates are the same for all K."""
+    """Share of the bootstrap's replicates in which each K scores highest; they are the same for all K."""
     scores = np.stack([o.score[1:] for o in optima.values()])
     winners = scores.argmax(axis=0)
     return {k: float(np.mean(winners == i)) for i, k in enumerate(optima)}
@@ -213,7 +213,8 @@ def _choice(
     left = flops - (costs.autoencoder_flops if limits.with_autoencoder else 0.0)
     shape = None
     if configs is not None:
-        shape = find_shape(family, size, left, latent_dim=latent, tree=configs.get(family))
+        limit = limits.infer_flops_per_token
+        shape = find_shape(family, size, left, latent_dim=latent, tree=configs.get(family), infer_limit=limit)
     return Choice(
         family=family,
         probability=probability,

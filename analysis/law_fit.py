@@ -8,8 +8,9 @@ would take half a minute. What is minimised is Huber's loss of ln BrierLM (or ln
 its own evaluation error on top of what single trainings differ by.
 
 The bootstrap weighs whole runs by gamma variables of mean 1 (Rubin 1981: with shape 1 it is the Bayesian
-bootstrap), so that no replicate lacks a size. Their variance is n / (n - p) for p parameters and n runs: the
-residuals of a fit are smaller than the noise by just that.
+bootstrap), so that no replicate lacks a size. Their variance is n / (n - p) for p parameters and n runs, because
+the residuals of a fit are smaller than the noise by just that, times the square of Student's quantile for n - p
+degrees of freedom over the normal one: percentiles alone cover too little where runs are few.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy.typing as npt
 
 from analysis.joint_forms import Law, Parameter
 from analysis.scaling_points import Points
+from workbench.uncertainty import t_quantile
 
 Array = npt.NDArray[np.float64]
 BEND = 1.345
@@ -35,6 +37,8 @@ NUM_DRAWS = 200
 STEPS = 60
 TOLERANCE = 1e-7
 """Relative gain of a step below which a replicate is done."""
+NORMAL = 1.959964
+"""Quantile of a two-sided 95 % interval."""
 _LEVELS = (2.5, 97.5)
 
 
@@ -270,6 +274,7 @@ def fit_law(
 def bootstrap_weights(data: Data, num_parameters: int, num_draws: int, seed: int) -> Array:
     """(R, n): each run's gamma weight, times the points' own weights."""
     num, rng = data.num_runs, np.random.default_rng(seed)
-    shape = max(num - num_parameters, 1) / num
+    dof = max(num - num_parameters, 1)
+    shape = dof / num * (NORMAL / t_quantile(dof)) ** 2
     by_run = rng.gamma(shape, 1 / shape, size=(num_draws, num))
     return np.asarray(by_run[:, data.run] * data.weights)

@@ -1,5 +1,5 @@
-"""What a plan for a budget has to say beside its numbers: how far it extrapolates, what it rests on, and which runs
-would settle it."""
+"""What a plan for a budget has to say beside its numbers: how far it extrapolates, what it rests on, and which
+runs would settle it."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def warnings_of(plan: BudgetPlan, law: JointLaw) -> list[str]:
     found += _form_warnings(plan, law)
     if best.at_edge:
         found.append(
-            f"No best size was found within the sizes looked at: {best.num_parameters.value:.2g} parameters is their "
-            "end, and the law would go on."
+            f"No best size was found within the sizes looked at: {best.num_parameters.value:.2g} parameters is "
+            "their end, and the law would go on."
         )
     unknown = law.chosen.fit.unidentified if law.chosen is not None and law.chosen.fit is not None else []
     if unknown:
         found.append(
-            f"Parameters of the law that the data do not determine: {', '.join(unknown)}; beyond the trained range "
-            "the intervals lean on the bounds set for them."
+            f"Parameters of the law that the data do not determine: {', '.join(unknown)}; beyond the trained "
+            "range the intervals lean on the bounds set for them."
         )
     if plan.limits.with_autoencoder and not math.isfinite(law.costs[best.family].autoencoder_flops):
         found.append("The autoencoder's training is not recorded in these runs and could not be charged.")
@@ -99,16 +99,23 @@ def _extrapolation_warnings(best: Choice, flops: float, law: JointLaw) -> list[s
     decades = {k: v for k, v in extrapolation(best, flops, law).items() if abs(v) > LITTLE}
     if not decades:
         return []
-    parts = [f"{abs(v):.1f} decades {'above' if v > 0 else 'below'} the {what[k]}" for k, v in decades.items()]
+    parts = [f"{_distance(v)} the {what[k]}" for k, v in decades.items()]
     far = max(abs(v) for v in decades.values()) >= FAR
     text = "the numbers are the form's guess, not a measurement" if far else "they hold if the form does"
-    return [
-        f"Extrapolation: {listed(parts)} of {best.name}. Odds and intervals hold the noise of the runs only; {text}."
-    ]
+    odds = "Odds and intervals hold the noise of the runs only"
+    return [f"Extrapolation: {listed(parts)} of {best.name}. {odds}; {text}."]
+
+
+def _distance(decades: float) -> str:
+    """``2.1 decades above``, ``a factor of 1.8 above``."""
+    way = "above" if decades > 0 else "below"
+    size = abs(decades)
+    return f"{size:.1f} decades {way}" if size >= 0.5 else f"a factor of {10**size:.2g} {way}"
 
 
 def _form_warnings(plan: BudgetPlan, law: JointLaw) -> list[str]:
-    best, found = plan.recommended, []
+    best = plan.recommended
+    found: list[str] = []
     assert best is not None
     assert law.chosen is not None
     others = {name: k for name, k in plan.by_form.items() if k != best.family and name != plan.form}
@@ -125,22 +132,23 @@ def _form_warnings(plan: BudgetPlan, law: JointLaw) -> list[str]:
         found.append("No size could be held out (fewer than three): the form was chosen by AICc alone.")
     if not law.chosen.form.has_best_size:
         found.append(
-            "The chosen form is straight in logarithms and has no best size at a budget: the size is an end of the "
-            "trained range, not an optimum."
+            "The chosen form is straight in logarithms and has no best size at a budget: the size is an end "
+            "of the trained range, not an optimum."
         )
     return found
 
 
 def _shape_warnings(best: Choice) -> list[str]:
-    shape, found = best.shape, []
+    shape = best.shape
+    found: list[str] = []
     if shape is None:
         return found
     ratio = shape.flops_per_token / best.flops_per_token
     if abs(ratio - 1) > COST_DIFFERS:
         source = f"the preset {shape.reference}" if shape.reference else "the study's configuration"
         found.append(
-            f"The shape costs {ratio:.2g} times per token what the runs say of this size (it is made from {source}): "
-            "the law's tokens and the shape's differ by that."
+            f"The shape costs {ratio:.2g} times per token what the runs say of this size (it is made from {source}"
+            "): the law's tokens and the shape's differ by that."
         )
     off = shape.num_parameters / best.num_parameters.value
     if abs(math.log(off)) > math.log(1.15):
@@ -165,9 +173,8 @@ def advice_of(plan: BudgetPlan, law: JointLaw) -> list[str]:
             "between the largest budget and this one, at two sizes about the best one, and ask again."
         )
     if distance["size"] > LITTLE or best.at_edge:
-        found.append(
-            f"Add a size near {best.num_parameters.value:.2g} parameters: the best one lies outside the sizes trained."
-        )
+        size = f"{best.num_parameters.value:.2g}"
+        found.append(f"Add a size near {size} parameters: the best one lies outside the sizes trained.")
     if (best.probability or 0) < SURE and plan.alternatives:
         found.append(_seeds_words(best, plan.alternatives[0], plan.run_noise))
     own = law.points.take(law.points.family == best.family)
@@ -183,8 +190,8 @@ def _seeds_words(best: Choice, rival: Choice, noise: float) -> str:
     pair = f"{best.name} and {rival.name}"
     if gap < NEGLIGIBLE:
         return (
-            f"By the law {pair} differ by {gap:.1%} of BrierLM here: practically the same. Take the one that is "
-            "cheaper to sample from."
+            f"By the law {pair} differ by less than 1 % of BrierLM here: practically the same. Take the one that "
+            "is cheaper to sample from."
         )
     seeds = max(2, math.ceil(2 * (1.96 * noise / gap) ** 2))
     if seeds > MANY_SEEDS:
@@ -192,6 +199,6 @@ def _seeds_words(best: Choice, rival: Choice, noise: float) -> str:
             f"{pair} differ by {gap:.1%} by the law; more than {MANY_SEEDS} seeds of each would be needed to tell."
         )
     return (
-        f"Train {pair} at this budget, {seeds} seeds each: by the law they differ by {gap:.1%}, single runs scatter "
-        f"by {noise:.1%}."
+        f"Train {pair} at this budget, {seeds} seeds each: by the law they differ by {gap:.1%}, single runs "
+        f"scatter by {noise:.1%}."
     )

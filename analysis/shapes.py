@@ -90,21 +90,27 @@ def find_shape(
     *,
     latent_dim: int | None = None,
     tree: Mapping[str, Any] | None = None,
+    infer_limit: float | None = None,
 ) -> Shape | None:
     """The shape whose size is nearest (in ratio) to ``num_parameters``, and its run at ``budget`` FLOPs.
 
-    ``chunk_size`` 0: the token baseline. None where the configuration of reference cannot have this K, or the
-    budget does not pay one step."""
+    ``chunk_size`` 0: the token baseline. ``infer_limit``: of its executed inference FLOPs a token. None where the
+    configuration of reference cannot have this K, no width keeps to the limit, or the budget does not pay one
+    step."""
     start, preset = reference_tree("calm" if chunk_size else "baseline", tree)
     ladder = [*range(FINE, COARSE_FROM, FINE), *range(COARSE_FROM, WIDEST + 1, COARSE)]
     try:
         first, last = 0, len(ladder) - 1
         while last - first > 1:  # sizes grow with the width
             middle = (first + last) // 2
-            small = _size(_config(start, chunk_size, ladder[middle], latent_dim, budget)) <= num_parameters
+            tried = _config(start, chunk_size, ladder[middle], latent_dim, budget)
+            small = _size(tried) <= num_parameters and _within(tried, infer_limit)
             first, last = (middle, last) if small else (first, middle)
         configs = [_config(start, chunk_size, ladder[i], latent_dim, budget) for i in (first, last)]
     except ConfigError:
+        return None
+    configs = [config for config in configs if _within(config, infer_limit)]
+    if not configs:
         return None
     config = min(configs, key=lambda c: abs(math.log(_size(c) / num_parameters)))
     return _shape(config, budget, preset)
@@ -137,6 +143,10 @@ def _config(
 def _size(config: RunConfig) -> int:
     parts = flops.parameters(config, flops.vocab_size(config))
     return sum(num for name, num in parts.items() if name not in ("total", "autoencoder", "embedding"))
+
+
+def _within(config: RunConfig, infer_limit: float | None) -> bool:
+    return infer_limit is None or flops.infer_flops_per_token(config, flops.vocab_size(config)) <= infer_limit
 
 
 def _shape(config: RunConfig, budget: float, preset: str) -> Shape | None:
