@@ -2,15 +2,25 @@
 
 Points along a run are comparable only while its rate is constant; an end point after a decay is
 comparable only with other such end points. The two kinds get a frontier each.
+
+``pareto``, ``frontier`` and ``frontiers`` take the scores as they stand. ``with_status`` respects their errors: a
+point is dominated only where another one that costs no more is better beyond the interval of their difference.
+Bands about a frontier: ``analysis.frontier_bands``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import optimize, special  # type: ignore[import-untyped]
+
+from workbench.seeds import SeedNoise
+from workbench.uncertainty import LEVEL
 
 KINDS = ("constant", "decayed")
 """Phases whose points may be compared with one another; warm-up and mid-decay points never are."""
@@ -19,6 +29,14 @@ COSTS = {
     "train_flops": "without the autoencoder",
     "train_flops_with_autoencoder": "with the autoencoder's training in full",
 }
+AXES = {
+    "train_flops": "training FLOPs (without autoencoder)",
+    "train_flops_with_autoencoder": "training FLOPs (with autoencoder)",
+    "train_flops_published": "training FLOPs (published count)",
+    "infer_flops_per_token": "inference FLOPs per token",
+    "infer_flops_per_token_published": "inference FLOPs per token (published count)",
+}
+"""Costs that a frontier can be drawn over, as an axis names them."""
 
 
 SAME_COST = 0.01
@@ -78,3 +96,238 @@ def frontiers(evaluations: pd.DataFrame, *, cost: str = "train_flops") -> pd.Dat
     ]
     filled = [part for part in parts if len(part)]
     return pd.concat(filled, ignore_index=True) if filled else parts[0]
+
+
+ON, CLOSE, DOMINATED, UNKNOWN = "on the frontier", "not told from the frontier", "dominated", "below it, no error"
+STATUSES = (ON, CLOSE, UNKNOWN, DOMINATED)
+_BLOCK = 1 << 22
+"""Pairs of points that are looked at in one go."""
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Points that may share a frontier: one fingerprint, one kind of point, scores that are no bounds."""
+
+    points: pd.DataFrame
+    kind: str
+    """constant or decayed; empty where there is no point."""
+    notes: list[str] = field(default_factory=list)
+    """What was left out and why, in sentences."""
+
+
+def is_known(evaluations: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """(n,) whether the score is a value: above 0, and of no order only a bound is known."""
+    scores = pd.to_numeric(evaluations["brierlm"], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    known = np.isfinite(scores) & (scores > 0)
+    if "weak_orders" in evaluations:
+        known &= (evaluations["weak_orders"].fillna("") == "").to_numpy(dtype=bool)
+    return np.asarray(known, dtype=bool)
+
+
+def choose_kind(evaluations: pd.DataFrame) -> str:
+    """Which kind of point is shown where there are both: the one that more runs have a known score of, with
+    equal numbers the ends of decays (what a model trained for that budget scores). Empty where there is none."""
+    runs = evaluations[is_known(evaluations)].groupby("phase")["run_id"].nunique()
+    counts = {kind: int(runs.get(kind, 0)) for kind in KINDS}
+    best = max(KINDS, key=lambda kind: (counts[kind], kind == "decayed"))
+    return best if counts[best] else ""
+
+
+def select(evaluations: pd.DataFrame, *, cost: str = "train_flops", kind: str | None = None) -> Selected:
+    """Points of one kind with a known score and a cost above 0; ``kind``: None chooses by ``choose_kind``.
+
+    Raises ValueError where fingerprints are mixed, for an unknown kind and a cost that is no column."""
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+    if cost not in evaluations:
+        raise ValueError(f"cost must be a column of the evaluations, got {cost!r}")
+    if evaluations["fingerprint"].nunique() > 1:
+        raise ValueError("evaluations of several fingerprints cannot share a frontier")
+    chosen = choose_kind(evaluations) if kind is None else kind
+    spent = pd.to_numeric(evaluations[cost], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    of_kind = (evaluations["phase"] == chosen).to_numpy(dtype=bool)
+    known, costed = is_known(evaluations), np.isfinite(spent) & (spent > 0)
+    notes = []
+    if lost := int((of_kind & ~known).sum()):
+        notes.append(f"{lost} of the points left out: their BrierLM is 0 or only a bound")
+    if lost := int((of_kind & known & ~costed).sum()):
+        notes.append(f"{lost} of the points left out: their cost was not recorded")
+    if other := int((known & ~of_kind & evaluations["phase"].isin(KINDS).to_numpy(dtype=bool)).sum()):
+        notes.append(f"{other} points of the other kind, which has a frontier of its own")
+    return Selected(evaluations[of_kind & known & costed].reset_index(drop=True), chosen, notes)
+
+
+def last_points(points: pd.DataFrame) -> pd.DataFrame:
+    """The last point of each run: what a run costs to use does not depend on how long it was trained."""
+    return points.sort_values("step", kind="stable").groupby("run_id", sort=False).tail(1).reset_index(drop=True)
+
+
+def common_quantile(dof: float, num: int, *, level: float = LEVEL) -> float:
+    """k so that the largest of ``num`` normal errors, divided by one estimate of their standard deviation that
+    they share (``dof`` degrees of freedom), stays below k with a chance of 1 - (1 - level) / 2.
+
+    Errors that are independent, or go together, stay below it at least that often (Slepian's inequality). For
+    num = 1 it is Student's t; corrections for many t quantiles one by one would be several times larger where
+    ``dof`` is small, since the one estimate is wrong for all of them or for none."""
+    if not dof >= 1:
+        return math.inf
+    tail = (1 - level) / 2
+    high = float(special.stdtrit(dof, 1 - tail / num))
+    if num == 1 or not math.isfinite(high):
+        return high
+    # chi-square by its quantiles, finer towards 0, where the estimate is too small and errors look large
+    shares = (np.arange(2000) + 0.5) / 2000
+    share = shares**3
+    weights = 3 * shares**2 / 2000
+    scale = np.sqrt(special.chdtri(dof, 1 - share) / dof)
+
+    def beyond(k: float) -> float:
+        return float((weights * -np.expm1(num * special.log_ndtr(k * scale))).sum()) - tail
+
+    return float(optimize.brentq(beyond, 0.0, high * 1.01))
+
+
+def reaches(points: pd.DataFrame, noise: SeedNoise | None = None, *, num: int = 1) -> npt.NDArray[np.float64]:
+    """(n,) how far above or below its score the true one may lie: half-width of a 95 % interval, corrected for
+    ``num`` points that are looked at together. Not-a-number where no error is known.
+
+    Evaluation noise: ``brierlm_se`` with Student's t at ``num_clusters`` - 1 (normal where that is not recorded).
+    Training noise, where ``noise`` is given: its standard deviation over the root of ``num_seeds`` (1 where there
+    is no such column). The two are added in squares of half-widths, each with its own degrees of freedom
+    (``workbench.seeds.setting_difference``)."""
+    errors = pd.to_numeric(points["brierlm_se"], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    errors = np.where(errors > 0, errors, np.nan)
+    half = evaluation_quantile(points, num) * errors
+    if noise is not None:
+        seeds = points["num_seeds"].to_numpy(dtype=float) if "num_seeds" in points else np.ones(len(points))
+        half = np.hypot(half, common_quantile(noise.dof, num) * noise.sd / np.sqrt(seeds))
+    return np.asarray(half)
+
+
+def evaluation_quantile(points: pd.DataFrame, num: int = 1) -> npt.NDArray[np.float64]:
+    """(n,) of Student's t at ``num_clusters`` - 1, normal where that is not recorded, corrected for ``num``."""
+    clusters = points["num_clusters"] if "num_clusters" in points else pd.Series(np.nan, index=points.index)
+    counts = pd.to_numeric(clusters, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    dof, place = np.unique(np.maximum(counts - 1, 1), return_inverse=True)  # a not-a-number stays one
+    tail = (1 - LEVEL) / (2 * num)
+    normal = -float(special.ndtri(tail))
+    return np.asarray(np.where(np.isnan(dof), normal, special.stdtrit(dof, 1 - tail))[place])
+
+
+def beaten(
+    cost: npt.ArrayLike, score: npt.ArrayLike, reach: npt.ArrayLike, *, same_cost: float = SAME_COST
+) -> npt.NDArray[np.bool_]:
+    """(n,) whether some other point costs no more (up to ``same_cost``) and scores more beyond the interval of the
+    difference: by more than the root of the two reaches' squares. A point without a reach neither beats nor is
+    beaten.
+
+    Only points that no cheaper one excels both in score and in score minus reach can be the one that beats another
+    point first (for every r, sqrt(R^2 + r^2) grows by at most as much as R), so few are looked at in full."""
+    costs, scores, reaches_ = (np.asarray(values, dtype=float) for values in (cost, score, reach))
+    result = np.zeros(len(costs), dtype=bool)
+    usable = np.flatnonzero(np.isfinite(costs) & np.isfinite(scores) & np.isfinite(reaches_))
+    if not len(usable):
+        return result
+    order = usable[np.argsort(costs[usable], kind="stable")]
+    c, s, r = costs[order], scores[order], reaches_[order]
+    able = _able(c, s, s - r)
+    ends = np.searchsorted(c, c * (1 + same_cost), side="right")  # points from here on cost more
+    allowed = np.searchsorted(able, ends)  # how many of the able ones do not
+    found = np.zeros(len(c), dtype=bool)
+    step = max(1, _BLOCK // max(len(able), 1))
+    for start in range(0, len(c), step):
+        rows = slice(start, start + step)
+        ahead = s[able][None, :] - s[rows, None]
+        beyond = ahead > np.hypot(r[able][None, :], r[rows, None])
+        beyond &= np.arange(len(able))[None, :] < allowed[rows, None]
+        found[rows] = beyond.any(axis=1)
+    result[order] = found
+    return result
+
+
+def _able(
+    cost: npt.NDArray[np.float64], score: npt.NDArray[np.float64], low: npt.NDArray[np.float64]
+) -> npt.NDArray[np.intp]:
+    """Indices, in order of cost, of the points that may beat others: those that neither the best score nor the
+    best lower end among the cheaper ones excels in both."""
+    keep = np.ones(len(score), dtype=bool)
+    places = np.arange(len(score))
+    for values in (score, low):
+        top = np.maximum.accumulate(values)
+        new = np.concatenate([[True], top[1:] > top[:-1]])
+        holder = np.maximum.accumulate(np.where(new, places, 0))  # first point with the highest value so far
+        before = np.concatenate([[0], holder[:-1]])
+        excelled = (score[before] >= score) & (low[before] >= low) & (before < places)
+        keep &= ~excelled
+    return np.flatnonzero(keep)
+
+
+def with_status(
+    points: pd.DataFrame,
+    *,
+    cost: str = "train_flops",
+    noise: SeedNoise | None = None,
+    paired_loss: Callable[[pd.DataFrame, npt.NDArray[np.bool_]], npt.NDArray[np.bool_]] | None = None,
+) -> pd.DataFrame:
+    """``points`` (``select``), cheapest first, with the columns ``status``, ``gap`` (BrierLM below the best that
+    costs no more, 0 for that itself), ``reach`` and ``gap_low``, ``gap_high``, the corrected interval of the gap.
+
+    * *on the frontier*: no other point that costs no more scores more.
+    * *not told from the frontier*: some do, but none beyond the interval of the difference.
+    * *dominated*: one does beyond it.
+
+    The interval is corrected for all other points of the group, so that a point which truly is the best of those
+    that cost no more is kept with a chance of at least 95 % (subset selection, Gupta 1965). It holds for each
+    point by itself, not for all at once. ``paired_loss``: says of (points, whether each is still in question)
+    which are beaten in pairs at the same positions (``analysis.frontier_pairs``)."""
+    points = points.sort_values([cost, "run_id"], kind="stable").reset_index(drop=True)
+    costs, scores = points[cost].to_numpy(dtype=float), points["brierlm"].to_numpy(dtype=float)
+    reach = reaches(points, noise, num=max(1, len(points) - 1))
+    on = pareto(costs.tolist(), scores.tolist(), same_cost=SAME_COST)
+    lost = beaten(costs, scores, reach)
+    if paired_loss is not None and len(points):
+        lost |= paired_loss(points, ~lost)
+    status = np.where(on, ON, np.where(lost, DOMINATED, np.where(np.isnan(reach), UNKNOWN, CLOSE)))
+    gap, best = _gaps(costs, scores)
+    half = np.where(gap > 0, np.hypot(reach, reach[best]), 0.0) if len(points) else reach
+    return points.assign(status=status, gap=gap, reach=reach, gap_low=gap - half, gap_high=gap + half)
+
+
+def _gaps(
+    costs: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
+    """How far below the best that costs no more, and which that is; by ascending cost."""
+    if not len(costs):
+        return np.zeros(0), np.zeros(0, dtype=np.intp)
+    ends = np.searchsorted(costs, costs * (1 + SAME_COST), side="right")
+    top = np.maximum.accumulate(scores)
+    new = np.concatenate([[True], top[1:] > top[:-1]])
+    best = np.maximum.accumulate(np.where(new, np.arange(len(scores)), 0))[ends - 1]
+    return scores[best] - scores, best
+
+
+def by_seed(evaluations: pd.DataFrame, settings: Mapping[str, Hashable]) -> pd.DataFrame:
+    """The checkpoints of runs that differ in their seed only, put together: one row a setting and checkpoint.
+
+    ``settings``: by run id; a run that is not named is a setting of its own. ``brierlm`` is the mean over seeds,
+    ``brierlm_se`` the root mean square (the seeds are scored at the same positions, so it is not divided by their
+    number), costs and tokens the mean, ``num_seeds`` their number, ``run_id`` the first's. Checkpoints
+    whose score is a bound are left out: a mean with them would be one too."""
+    rows = evaluations[is_known(evaluations)]
+    keys = [settings.get(str(run_id), str(run_id)) for run_id in rows["run_id"]]
+    groups = rows.assign(_setting=pd.factorize(pd.Series(keys, dtype=object))[0]).groupby(
+        ["_setting", "fingerprint", "phase", "step"], sort=False, dropna=False
+    )
+    merged = groups.head(1).set_index(["_setting", "fingerprint", "phase", "step"])
+    means = [name for name in ("brierlm", *AXES, "tokens", "cross_entropy") if name in rows]
+    numbers = rows[means].apply(pd.to_numeric, errors="coerce").astype(float)
+    keyed = numbers.assign(_square=pd.to_numeric(rows["brierlm_se"], errors="coerce").astype(float) ** 2)
+    for name in ("_setting", "fingerprint", "phase", "step"):
+        keyed[name] = groups.obj[name]
+    summed = keyed.groupby(["_setting", "fingerprint", "phase", "step"], sort=False, dropna=False)
+    average = summed.mean()
+    for name in means:
+        merged[name] = average[name]
+    merged["brierlm_se"] = np.sqrt(average["_square"])
+    merged["num_seeds"] = groups["run_id"].nunique()
+    return merged.reset_index().drop(columns="_setting")[[*evaluations.columns, "num_seeds"]]
