@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from workbench.errors import TrackingError
 from workbench.home import Home
 from workbench.records import MlflowLink
+from workbench.tracking_report import StudyReport
 from workbench.tracking_schema import SINGLE, read_cursor, without_password
 
 __all__ = ["SINGLE", "Followed", "NullTracker", "Outcome", "Tracker", "link", "open_tracker"]
@@ -43,6 +44,11 @@ class Tracker(abc.ABC):
     and says so in its result. A server that hangs costs 2 s an attempt, and attempts get rarer
     (30 s to 10 min apart)."""
 
+    @property
+    def uri(self) -> str:
+        """Where it shows runs: absolute, without a password; empty where it shows none."""
+        return ""
+
     @abc.abstractmethod
     def start_study(self, name: str, spec: dict[str, Any]) -> str | None:
         """A parent run for one launch of the study ``name``; ``spec`` is its frozen specification
@@ -59,6 +65,13 @@ class Tracker(abc.ABC):
     @abc.abstractmethod
     def finish_study(self, parent: str | None, summary: dict[str, Any], artifacts: list[Path]) -> None:
         """End the launch ``parent``: numbers of ``summary`` as metrics, it and ``artifacts`` as artifacts."""
+
+    @abc.abstractmethod
+    def show_report(self, study: str, parent: str | None, report: StudyReport) -> Outcome:
+        """Send what is new of a study's report to its launch ``parent``: page, figures and tables as artifacts,
+        its numbers as metrics, question and verdict as tags and description. Idempotent.
+
+        Raises OutputError where the report's folder cannot be read."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -80,6 +93,9 @@ class NullTracker(Tracker):
 
     def finish_study(self, parent: str | None, summary: dict[str, Any], artifacts: list[Path]) -> None:
         return None
+
+    def show_report(self, study: str, parent: str | None, report: StudyReport) -> Outcome:
+        return Outcome.COMPLETE
 
     def close(self) -> None:
         return None

@@ -1,4 +1,4 @@
-"""The MLflow side of tracking; the only module that imports mlflow.
+"""The MLflow side of tracking; it and ``tracking_experiment`` alone import mlflow.
 
 Works through ``MlflowClient`` alone: no global run, no autologging, no asynchronous queue (which
 would lose what it holds when the process is killed).
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import getpass
 import logging
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,40 +18,42 @@ from urllib.parse import urlsplit
 import filelock
 import yaml
 
-# Read when mlflow is imported or a request is made; what a user has set wins, telemetry apart.
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+from workbench.tracking_experiment import find_experiment, migrate  # isort: skip
 
 import mlflow
 import requests
 import sqlalchemy
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from workbench import config_file, records, tracking_database
 from workbench.config import content_hash
-from workbench.errors import TrackingError
+from workbench.errors import OutputError
 from workbench.home import Home
 from workbench.tracking import Outcome, Tracker
 from workbench.tracking_launches import Launch, add_launch, latest_launch, update_launch
+from workbench.tracking_metrics import milliseconds
+from workbench.tracking_report import (
+    REPORT_CURSOR,
+    MissingReport,
+    ReportCursor,
+    StudyReport,
+    find_missing_report,
+    read_report_cursor,
+    write_report_cursor,
+)
 from workbench.tracking_schema import (
     CURSOR,
+    NAMES,
     Cursor,
     Missing,
     find_missing,
-    milliseconds,
     read_cursor,
     without_password,
     write_cursor,
 )
 
 logger = logging.getLogger("workbench.tracking")
-logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # outages are reported here, in one line
-logging.getLogger("alembic").setLevel(logging.WARNING)
 
 OUTAGES = (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError)
 REFUSALS = {
@@ -93,10 +94,10 @@ class MlflowTracker(Tracker):
         """Raises TrackingError as told in ``tracking.open_tracker``."""
         tracking_database.check_answers(uri)
         if urlsplit(uri).scheme.startswith("sqlite"):
-            uri = tracking_database.prepare_sqlite(uri, lambda path: _migrate(path, home.artifacts))
+            uri = tracking_database.prepare_sqlite(uri, lambda path: migrate(path, home.artifacts))
         try:
             client = mlflow.MlflowClient(tracking_uri=uri)
-            return cls(client, uri, _experiment(client, uri, experiment, home), home)
+            return cls(client, uri, find_experiment(client, uri, experiment, home), home)
         except (*OUTAGES, ImportError) as error:
             raise tracking_database.cannot_use(uri, error) from None
 
@@ -128,9 +129,10 @@ class MlflowTracker(Tracker):
     def _mirror(self, run_dir: Path, record: records.RunRecord, parent: str | None, final: bool) -> Outcome:
         cursor, created = self._cursor(run_dir, record, parent)
         missing = find_missing(run_dir, record, cursor, final=final)
-        if missing:
+        if missing or cursor.names != NAMES:
             try:
                 self._send(record, cursor, missing, run_dir)
+                cursor.names = NAMES
             finally:  # what did arrive need not be sent again
                 write_cursor(run_dir, cursor)
         self._quiet_until, self._backoff, self._warned = 0.0, BACKOFF_SECONDS, False
@@ -267,6 +269,49 @@ class MlflowTracker(Tracker):
             self._client.log_artifact(parent, str(path))
         self._end_launch(run.data.tags["calm.study"], parent, "FINISHED")
 
+    def show_report(self, study: str, parent: str | None, report: StudyReport) -> Outcome:
+        if parent is None:
+            return Outcome.COMPLETE
+        try:
+            with filelock.FileLock(str(self._home.study(study) / f".{REPORT_CURSOR}.lock"), timeout=30):
+                return self._show_report(study, parent, report)
+        except filelock.Timeout:
+            return Outcome.BUSY
+
+    def _show_report(self, study: str, parent: str, report: StudyReport) -> Outcome:
+        cursor = read_report_cursor(self._home, study, parent)
+        try:
+            missing = find_missing_report(report, cursor)
+        except OSError as error:
+            raise OutputError(f"the report in {report.folder} cannot be read: {error}") from None
+        if not missing:
+            return Outcome.COMPLETE
+        try:
+            tracking_database.reach(self._address, REACH_SECONDS)
+            self._send_report(parent, cursor, missing)
+        except OUTAGES as error:
+            return self._report(error)
+        finally:  # what did arrive need not be sent again
+            write_report_cursor(self._home, study, cursor)
+        return Outcome.DELIVERED
+
+    def _send_report(self, parent: str, cursor: ReportCursor, missing: MissingReport) -> None:
+        now = int(1000 * time.time())
+        metrics = [Metric(key, value, now, missing.step) for key, value in sorted(missing.metrics.items())]
+        for part in _chunks(metrics, METRICS_PER_BATCH):
+            self._client.log_batch(parent, metrics=part)
+            cursor.metrics |= {metric.key: metric.value for metric in part}
+            cursor.step = missing.step
+        for path, (content, digest) in missing.files.items():
+            if isinstance(content, Path):
+                self._client.log_artifact(parent, str(content), str(Path(path).parent))
+            else:
+                self._client.log_text(parent, content, path)
+            cursor.files[path] = digest
+        for key, value in missing.tags.items():  # last: the description shows what has arrived
+            self._client.set_tag(parent, key, value)
+            cursor.tags[key] = value
+
     def kill_launch(self, study: str, run_id: str) -> None:
         """Mark a launch whose process is gone."""
         self._attempt(lambda: self._end_launch(study, run_id, "KILLED"))
@@ -301,34 +346,6 @@ class MlflowTracker(Tracker):
             logger.warning("tracking: %s does not answer (%s); %s", self._uri, reason, rest)
         self._warned = True
         return Outcome.AWAY
-
-
-def _experiment(client: Any, uri: str, name: str, home: Home) -> str:
-    """Id of the experiment, made if need be (another process may be making it, too)."""
-    local = not urlsplit(uri).scheme.startswith("http")
-    location = (home.artifacts / name).as_uri() if local else None
-    for _ in range(2):
-        experiment = client.get_experiment_by_name(name)
-        if experiment is not None:
-            break
-        try:
-            return str(client.create_experiment(name, artifact_location=location))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-    if experiment is None or experiment.lifecycle_stage == "deleted":
-        number = experiment.experiment_id if experiment else "ID"
-        raise TrackingError(
-            f"the experiment {name!r} at {without_password(uri)} was deleted; restore it "
-            f"(mlflow experiments restore --experiment-id {number}) or give the study another name"
-        )
-    return str(experiment.experiment_id)
-
-
-def _migrate(path: Path, artifacts: Path) -> None:
-    """Create MLflow's tables in a fresh sqlite file (about 5 s)."""
-    store = SqlAlchemyStore(f"sqlite:///{path}", artifacts.as_uri())
-    store.engine.dispose()
 
 
 def _chunks(items: list[T], size: int) -> Iterator[list[T]]:

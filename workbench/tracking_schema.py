@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from workbench import config_file, files, records
 from workbench.errors import RunError
+from workbench.tracking_metrics import Point, points
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The safe loader in C, seven times faster, where libyaml is there."""
@@ -33,6 +34,11 @@ SINGLE = "single"
 """Experiment of runs outside studies."""
 MAX_TEXT = 5000
 """Characters of a tag or parameter; servers refuse or cut above 6,000."""
+NAMES = 1
+"""Number of the names in use; a run delivered under older ones gets what is new when it is delivered again."""
+K_COLOURS = ("#440154", "#31688e", "#20a386", "#b5a100", "#d95f02")
+"""Of K = 1, 2, 4, 8 and more in MLflow's charts; token baselines are INK. Those of the report."""
+INK = "#111111"
 
 KILLED = "killed"
 """Shown for a run whose record says ``running`` but whose process is gone."""
@@ -63,23 +69,14 @@ class Cursor(BaseModel):
     """A batch of metrics was on its way when this was written: ask the server what has arrived."""
     steps: dict[str, int] = {}
     """Highest step sent of each metric."""
+    names: int = 0
+    """``NAMES`` of the last delivery."""
     params: bool = False
     dataset: bool = False
     tags: dict[str, str] = {}
     artifacts: dict[str, str] = {}
     """Path in the run folder to hash of the content sent."""
     status: str = "RUNNING"
-
-
-@dataclass(frozen=True)
-class Point:
-    """One value of a metric."""
-
-    key: str
-    value: float
-    step: int
-    timestamp: int
-    """Milliseconds since 1970."""
 
 
 @dataclass
@@ -133,12 +130,14 @@ def find_missing(run_dir: Path, record: records.RunRecord, cursor: Cursor, *, fi
     tags = run_tags(record, tree, status)
     due = artifact_hashes(run_dir, ended=ended)
     wanted = FINAL_STATUS[status]
+    current = cursor.names == NAMES
+    since = cursor.steps.get("train/loss", -1) if current else -1
     return Missing(
-        params={} if cursor.params else run_params(tree),
+        params={} if cursor.params and current else run_params(tree),
         dataset=None if cursor.dataset or not record.data_hash else dataset(record, tree),
         tags={key: value for key, value in tags.items() if cursor.tags.get(key) != value},
         stale_tags=[key for key in cursor.tags if key not in tags],
-        points=_new_points(points(run_dir, record, ended=ended, since=cursor.steps.get("train/loss", -1)), cursor),
+        points=_new_points(points(run_dir, record, ended=ended, since=since), cursor),
         artifacts={path: digest for path, digest in due.items() if cursor.artifacts.get(path) != digest},
         status=wanted if wanted != cursor.status else None,
     )
@@ -173,10 +172,42 @@ def process_gone(pid: object, host: object, since: float) -> bool:
 
 
 def run_params(tree: dict[str, Any]) -> dict[str, str]:
-    """Dotted names of the resolved configuration. A baseline has no autoencoder, so none is shown."""
+    """Dotted names of the resolved configuration. A baseline has no autoencoder, so none is shown. And
+    ``shared_params``."""
     flat = config_file.flatten(tree)
     skipped = "name" if tree["model"]["kind"] == "calm" else ("name", "autoencoder.")
-    return {key: _text(value) for key, value in flat.items() if value is not None and not key.startswith(skipped)}
+    shown = {k: _text(value) for k, value in flat.items() if value is not None and not k.startswith(skipped)}
+    return shown | shared_params(tree)
+
+
+def shared_params(tree: dict[str, Any]) -> dict[str, str]:
+    """The few that mean the same for CALM and for token baselines. MLflow leaves a run without a parameter out of
+    its charts, or draws it where it does not belong, and offers the first three parameters that differ: hence the
+    capitals, which sort before the configuration's names."""
+    shown = {"Family": family(tree["model"])}
+    width = (tree["model"].get("backbone") or {}).get("width")
+    budget = (tree.get("train") or {}).get("train_flops")
+    if width is not None:
+        shown["Width"] = _text(width)
+    if budget:
+        shown["FLOPs log10"] = f"{math.log10(float(budget)):.2f}"
+    return shown
+
+
+def family(model: dict[str, Any]) -> str:
+    """``baseline``, ``K=4``, ``K=4 flow`` (the energy head is not named). No number even for baselines, which have
+    no K: MLflow drops what is no number from an axis of numbers."""
+    if model["kind"] != "calm":
+        return "baseline"
+    head = (model.get("head") or {}).get("kind", "energy")
+    return f"K={model.get('chunk_size')}" + ("" if head == "energy" else f" {head}")
+
+
+def colour(model: dict[str, Any]) -> str:
+    """Of the run in MLflow's charts: the report's, by K."""
+    if model["kind"] != "calm":
+        return INK
+    return K_COLOURS[min(int(math.log2(max(1, model.get("chunk_size", 1)))), len(K_COLOURS) - 1)]
 
 
 def run_tags(record: records.RunRecord, tree: dict[str, Any], status: str) -> dict[str, str]:
@@ -190,6 +221,7 @@ def run_tags(record: records.RunRecord, tree: dict[str, Any], status: str) -> di
         "calm.chunk_size": tree["model"].get("chunk_size", 1),
         "calm.head": record.head,
         "calm.kind": record.kind,
+        "mlflow.runColor": colour(tree["model"]),
         "calm.seed": record.seed,
         "calm.config_hash": record.config_hash,
         "calm.data_hash": record.data_hash,
@@ -227,130 +259,10 @@ def _visible(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if not path.name.startswith(".")]
 
 
-def points(run_dir: Path, record: records.RunRecord, *, ended: bool, since: int = -1) -> Iterator[Point]:
-    """The metrics that stand in the run folder, in order of step for each key; training points only
-    after step ``since``, as there may be many."""
-    start = milliseconds(record.created)
-    try:
-        evaluations = records.read_evaluations(run_dir)
-        train = records.read_train_points(run_dir)
-        report = records.read_autoencoder_report(run_dir)
-    except (OSError, ValueError) as error:
-        raise RunError(f"the metrics in {run_dir} cannot be read: {error}") from None
-    yield from _static(report, record, start)
-    clock = {point.step: start + round(1000 * point.seconds) for point in train}
-    rows = [(p.step, clock[p.step], _train_metrics(p)) for p in train if p.step > since]
-    for evaluation in evaluations:
-        time = max((t for step, t in clock.items() if step <= evaluation.step), default=start)
-        rows.append((evaluation.step, time, _evaluation_metrics(evaluation)))
-    for step, time, metrics in sorted(rows, key=lambda row: row[0]):
-        for key, value in metrics.items():
-            if value is not None:
-                yield Point(key, value, step, time)
-    if ended:
-        time = max(clock.values(), default=start)
-        for key, value in record.compute.items():
-            yield Point(f"compute/{key}", value, record.step, time)
-        for call in record.call_curve:
-            for key, value in _call_metrics(call).items():
-                yield Point(key, value, call.network_calls, time)
-
-
 def _new_points(given: Iterator[Point], cursor: Cursor) -> list[Point]:
     """Those after the last step sent, at most one for a key and step."""
     new = {(point.key, point.step): point for point in given if point.step > cursor.steps.get(point.key, -1)}
     return list(new.values())
-
-
-def milliseconds(iso: str) -> int:
-    """Since 1970, of an ISO date."""
-    try:
-        return round(1000 * datetime.fromisoformat(iso).timestamp())
-    except ValueError:
-        return 0
-
-
-def _train_metrics(point: records.TrainPoint) -> dict[str, float | None]:
-    return {
-        "train/loss": point.loss,
-        "train/grad_norm": point.grad_norm,
-        "train/lr": point.lr,
-        "speed/tokens_per_second": point.tokens_per_second,
-        "compute/train_flops": point.train_flops,
-        "compute/train_tokens": float(point.tokens),
-    }
-
-
-def _evaluation_metrics(evaluation: records.Evaluation) -> dict[str, float | None]:
-    """Compute is repeated at the evaluation's step, so that a chart can have it as its axis."""
-    brier = evaluation.brier
-    metrics: dict[str, float | None] = {
-        "eval/brierlm": brier.brierlm,
-        "eval/brierlm_se": brier.brierlm_se,
-        "eval/brierlm_low": brier.brierlm_low,
-        "eval/brierlm_high": brier.brierlm_high,
-        "eval/score": brier.score,
-        "eval/num_positions": float(brier.num_positions),
-        "eval/cross_entropy": evaluation.cross_entropy,
-        "eval/cross_entropy_se": evaluation.cross_entropy_se,
-        "eval/bits_per_byte": evaluation.bits_per_byte,
-        "eval/byte_perplexity": evaluation.byte_perplexity,
-        "eval/head_loss": evaluation.head_loss,
-        "eval/head_loss_shuffled": evaluation.head_loss_shuffled,
-        "eval/head_loss_gain_se": evaluation.head_loss_gain_se,
-        "eval/seconds": evaluation.seconds,
-        "compute/train_flops": evaluation.train_flops,
-        "compute/train_tokens": float(evaluation.tokens),
-    }
-    for n, (value, error) in enumerate(zip(brier.brier, brier.brier_se, strict=True), start=1):
-        metrics |= {f"eval/brier_{n}": value, f"eval/brier_{n}_se": error}
-    return metrics
-
-
-def _static(report: records.AutoencoderReport | None, record: records.RunRecord, start: int) -> Iterator[Point]:
-    """What does not change during a run, at step 0."""
-    values: dict[str, float | None] = {f"parameters/{k}": float(v) for k, v in record.parameters.items()}
-    if report is not None:
-        values |= {
-            "ae/token_accuracy": report.token_accuracy,
-            "ae/posterior_accuracy": report.posterior_accuracy,
-            "ae/num_collapsed": float(report.num_collapsed),
-            "ae/train_flops": report.train_flops,
-            "ae/train_seconds": report.train_seconds,
-        }
-        values |= {f"ae/noise_accuracy_{point.noise:g}": point.accuracy for point in report.noise_accuracy}
-    for name, floor in record.floors.items():
-        values |= {f"floor/{name}_brierlm": floor.brierlm, f"floor/{name}_cross_entropy": floor.cross_entropy}
-        values |= {f"floor/{name}_brier_{n}": value for n, value in enumerate(floor.brier, start=1)}
-    if record.overlap is not None:
-        values["data/seen_share"] = record.overlap.token_share
-    if record.bottleneck is not None:
-        values |= _bottleneck(record.bottleneck)
-    for key, value in values.items():
-        if value is not None:
-            yield Point(key, value, 0, start)
-
-
-def _bottleneck(panel: records.Bottleneck) -> dict[str, float | None]:
-    """Where the quality is lost, of the last evaluation (known when the run has ended)."""
-    values: dict[str, float | None] = {
-        "bottleneck/head_noise": panel.head_noise,
-        "bottleneck/effective_rank_posterior": panel.effective_rank_posterior,
-        "bottleneck/effective_rank_samples": panel.effective_rank_samples,
-    }
-    names = ("brier", "autoencoder_brier", "noisy_brier", "mode_accuracy", "sample_accuracy", "shuffled_brier")
-    for name in names:
-        values |= {f"bottleneck/{name}_{n}": v for n, v in enumerate(getattr(panel, name), start=1)}
-    return values
-
-
-def _call_metrics(point: records.CallPoint) -> dict[str, float]:
-    """By solver, logged at step = number of network calls, so that MLflow draws them against it."""
-    return {
-        f"calls/{point.solver}/brierlm": point.brier.brierlm,
-        f"calls/{point.solver}/brierlm_se": point.brier.brierlm_se,
-        f"calls/{point.solver}/infer_flops_per_token": point.infer_flops_per_token,
-    }
 
 
 def _config(run_dir: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from workbench.errors import RunError, TrackingError
 from workbench.home import Home
 from workbench.tracking import SINGLE, Outcome, Tracker, open_tracker
 from workbench.tracking_launches import latest_launch, read_launches
+from workbench.tracking_report import StudyReport, read_report_cursor
 from workbench.tracking_schema import KILLED, effective_status
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class SyncReport:
     counts: Counter[Outcome] = field(default_factory=Counter)
     reaped: int = 0
     """Runs shown as killed, since their process is gone."""
+    reports: int = 0
+    """Reports of studies delivered."""
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -47,13 +50,20 @@ class SyncReport:
             parts.append(f"{counts[Outcome.BUSY]} being delivered by their own process")
         if self.reaped:
             parts.append(f"{self.reaped} marked as killed (their process is gone)")
+        if self.reports:
+            parts.append(f"{self.reports} {'report' if self.reports == 1 else 'reports'} delivered")
         return ", ".join(parts)
 
 
 def sync(
-    home: Home, uri: str | None = None, on_run: Callable[[Path, Outcome | None], None] | None = None
+    home: Home,
+    uri: str | None = None,
+    on_run: Callable[[Path, Outcome | None], None] | None = None,
+    build_report: Callable[[str], StudyReport | None] | None = None,
 ) -> SyncReport:
     """Deliver every run under ``home``; ``on_run`` hears of each, with None for one that cannot be read.
+    ``build_report`` makes the report of a study, given its name; it is asked only for a study of which something
+    was new, or whose launch shows no report yet.
 
     Raises TrackingError where the server does not answer at the start."""
     report = SyncReport()
@@ -62,12 +72,16 @@ def sync(
         try:
             if study is not None:
                 _ensure_launch(tracker, home, study)
+            before = report.counts[Outcome.DELIVERED]
             for run_dir in run_dirs:
                 outcome = _deliver(tracker, run_dir, report)
                 if on_run is not None:
                     on_run(run_dir, outcome)
             if study is not None:
                 _settle_launches(tracker, home, study)
+                if build_report is not None and not report.away:
+                    new = report.counts[Outcome.DELIVERED] > before
+                    _show_report(tracker, home, study, build_report, report, new=new)
         finally:
             tracker.close()
     return report
@@ -111,6 +125,24 @@ def _deliver(tracker: Tracker, run_dir: Path, report: SyncReport) -> Outcome | N
         return None
     report.counts[outcome] += 1
     return outcome
+
+
+def _show_report(
+    tracker: MlflowTracker,
+    home: Home,
+    study: str,
+    build_report: Callable[[str], StudyReport | None],
+    report: SyncReport,
+    *,
+    new: bool,
+) -> None:
+    """The study's report, to its latest launch."""
+    launch = latest_launch(home, study, tracker.uri)
+    if launch is None or not (new or not read_report_cursor(home, study, launch.run_id).files):
+        return
+    built = build_report(study)
+    if built is not None and tracker.show_report(study, launch.run_id, built) is Outcome.DELIVERED:
+        report.reports += 1
 
 
 def _settle_launches(tracker: MlflowTracker, home: Home, study: str) -> None:

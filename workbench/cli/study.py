@@ -223,6 +223,12 @@ def run(
     _print_result(console, result)
     if result.interrupted:
         raise typer.Exit(130)
+    if not result.already_finished and tracking_uri != "none":
+        from workbench.cli.study_report import deliver_report
+
+        note = deliver_report(result.launch.home, result.launch.name, tracking_uri=tracking_uri)
+        if note:
+            console.print(note, style="yellow", markup=False, soft_wrap=True)
 
 
 def _print_result(console: Console, result: Any) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from workbench.tracking_report import StudyReport
 
 HomeOption = Annotated[Path, typer.Option("--home", envvar="CALM_HOME", help="Folder of runs and databases.")]
 
@@ -53,13 +56,14 @@ def sync(
         str | None, typer.Option(help="Server or database to deliver to; by default the one of the home.")
     ] = None,
 ) -> None:
-    """Deliver to MLflow whatever it does not have of the runs under --home."""
+    """Deliver to MLflow whatever it does not have of the runs under --home, and the reports of their studies."""
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from workbench import records
-    from workbench.errors import TrackingError
+    from workbench.cli.study_report import build_study_report
+    from workbench.errors import TrackingError, UserError
     from workbench.home import open_home
     from workbench.tracking_sync import sync as deliver_all
 
@@ -72,7 +76,18 @@ def sync(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("delivering", total=total)
-        report = deliver_all(opened, tracking_uri, lambda _, __: progress.advance(task))
+
+        def build(study: str) -> StudyReport | None:
+            progress.update(task, description=f"report of {escape(study)}")
+            try:
+                return build_study_report(opened, study)
+            except UserError as error:
+                console.print(
+                    f"[yellow]no report of {escape(study)}: {escape(str(error))}[/yellow]", soft_wrap=True
+                )
+                return None
+
+        report = deliver_all(opened, tracking_uri, lambda _, __: progress.advance(task), build)
     for problem in report.problems:
         console.print(f"[yellow]{escape(problem)}[/yellow]", soft_wrap=True)
     console.print(f"{total} runs: {report}", markup=False, soft_wrap=True)

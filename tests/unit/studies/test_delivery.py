@@ -34,6 +34,9 @@ class Remembers(Tracker):
     def finish_study(self, parent, summary, artifacts):
         return None
 
+    def show_report(self, study, parent, report):
+        return Outcome.COMPLETE
+
     def close(self):
         return None
 

@@ -1,0 +1,66 @@
+"""MLflow's own settings, a fresh database and a study's experiment: what stands before the first run is shown.
+
+Imported before anything else of MLflow, since its settings are read then.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+# Read when mlflow is imported or a request is made; what a user has set wins, telemetry apart.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+from workbench.errors import TrackingError
+from workbench.home import Home
+from workbench.tracking_schema import without_password
+from workbench.tracking_views import experiment_tags
+
+logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # outages are reported by the tracker, in one line
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def find_experiment(client: Any, uri: str, name: str, home: Home) -> str:
+    """Id of the experiment, made if need be (another process may be making it, too), with the views that MLflow's
+    pages offer for it.
+
+    Raises TrackingError where it was deleted."""
+    local = not urlsplit(uri).scheme.startswith("http")
+    location = (home.artifacts / name).as_uri() if local else None
+    for _ in range(2):
+        experiment = client.get_experiment_by_name(name)
+        if experiment is not None:
+            break
+        tags = experiment_tags(int(1000 * time.time()))
+        try:
+            return str(client.create_experiment(name, artifact_location=location, tags=tags))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+    if experiment is None or experiment.lifecycle_stage == "deleted":
+        number = experiment.experiment_id if experiment else "ID"
+        raise TrackingError(
+            f"the experiment {name!r} at {without_password(uri)} was deleted; restore it "
+            f"(mlflow experiments restore --experiment-id {number}) or give the study another name"
+        )
+    wanted = experiment_tags(int(experiment.creation_time or 0))
+    for key in wanted.keys() - experiment.tags.keys():  # made by an older version, or by hand
+        client.set_experiment_tag(experiment.experiment_id, key, wanted[key])
+    return str(experiment.experiment_id)
+
+
+def migrate(path: Path, artifacts: Path) -> None:
+    """Create MLflow's tables in a fresh sqlite file (about 5 s)."""
+    store = SqlAlchemyStore(f"sqlite:///{path}", artifacts.as_uri())
+    store.engine.dispose()
