@@ -21,6 +21,8 @@ SURE = 0.9
 """Probability of a K from which nothing more is asked for."""
 FAR = 1.0
 """Decades beyond the data from which a number is a guess by the form of the law."""
+WORTH_A_RUN = 0.3
+"""Decades above the largest budget from which one in between is asked for."""
 LITTLE = math.log10(1.05)
 """Decades within which a budget or size counts as inside the data."""
 COST_DIFFERS = 0.2
@@ -82,6 +84,8 @@ def warnings_of(plan: BudgetPlan, law: JointLaw) -> list[str]:
             f"No best size was found within the sizes looked at: {best.num_parameters.value:.2g} parameters is "
             "their end, and the law would go on."
         )
+    if best.capped:
+        found.append("The limit on inference holds the size down: without it a larger model would score higher.")
     unknown = law.chosen.fit.unidentified if law.chosen is not None and law.chosen.fit is not None else []
     if unknown:
         found.append(
@@ -165,7 +169,7 @@ def advice_of(plan: BudgetPlan, law: JointLaw) -> list[str]:
     found = []
     distance = extrapolation(best, plan.flops, law)
     top = float(law.points.flops.max())
-    if distance["compute"] > LITTLE:
+    if distance["compute"] > WORTH_A_RUN:
         between = math.sqrt(top * plan.flops)
         rivals = [best, *[c for c in plan.alternatives if (c.probability or 0) >= 1 - SURE][:1]]
         found.append(

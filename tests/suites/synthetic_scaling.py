@@ -6,12 +6,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from analysis.rows import EVALUATION_COLUMNS, typed
+from tests.suites.run_folders import Options, make_config, make_run_folder
+from workbench import files, flops, records
 
 Array = npt.NDArray[np.float64]
 SIZES = (5e4, 1.3e5, 3.5e5)
@@ -127,6 +131,70 @@ def _row(number: int, k: int, n: float, budget: float, seed: int, score: float, 
         "brierlm_se": 0.02 * score,
         "weak_orders": "",
     }
+
+
+STUDY_TRUTH = Truth(data=(math.log(45.0), 0.0, 0.30))
+"""Of ``make_scaling_study``: real models of these sizes cost more a token than those of ``cost_per_token``."""
+
+
+def make_scaling_study(
+    home: Path,
+    name: str = "scaling-made",
+    *,
+    widths: Sequence[int] = (48, 80, 128),
+    budgets: Sequence[float] = (9e11, 2.7e12, 8.1e12),
+    chunks: Sequence[int] = (1, 2, 4),
+    baseline: bool = True,
+    noise: float = 0.02,
+    brierlm: float | None = None,
+) -> Path:
+    """A launched study of run folders with the sizes and executed costs of real configurations, whose scores
+    follow ``STUDY_TRUTH`` (or are all ``brierlm``)."""
+    folder = home / name
+    folder.mkdir(parents=True)
+    study = {"name": name, "study": "scaling", "preset": "made", "question": "Which K?", "against": "No K."}
+    files.write_json(folder / "study.json", {**study, "parameters": {}, "seeds": 1, "trials": 0})
+    rng = np.random.default_rng(0)
+    cells = [(k, w, c) for k in [*chunks, *([0] if baseline else [])] for w in widths for c in budgets]
+    for number, (k, width, budget) in enumerate(cells):
+        _scaling_run(folder, number, k, width, budget, math.exp(noise * rng.standard_normal()), brierlm)
+    return folder
+
+
+def _scaling_run(
+    folder: Path, number: int, k: int, width: int, budget: float, factor: float, brierlm: float | None
+) -> None:
+    options: dict[str, Any] = {
+        "kind": "calm" if k else "baseline",
+        "chunk_size": max(k, 1),
+        "latent_dim": 16 * max(k, 1),
+        "width": width,
+        "train_flops": budget,
+        "overrides": {"model.backbone.num_heads": 2},
+        "study": folder.name,
+        "role": "trial" if k else "baseline",
+        "num_points": 2,
+        "num_evaluations": 1,
+        "num_windows": None,
+        "plots": False,
+        "created": f"2026-01-01T{number // 60:02d}:{number % 60:02d}:00+00:00",
+    }
+    config = make_config(Options(**options))
+    vocab = flops.vocab_size(config)
+    parts = flops.parameters(config, vocab)
+    num = sum(n for part, n in parts.items() if part not in ("total", "autoencoder", "embedding"))
+    tokens = budget / (flops.train_step_flops(config, vocab) / flops.tokens_per_step(config))
+    score = float(STUDY_TRUTH.score(num, tokens, k)) * factor if brierlm is None else brierlm
+    run_dir = make_run_folder(folder / f"run-{number:03d}", **options, brierlm=score)
+    record = records.read_record(run_dir)
+    assert record.final is not None
+    weak = [4] if score == 0 else []
+    brier = record.final.brier.model_copy(update={"brierlm_se": 0.02 * score, "weak_orders": weak})
+    last = record.final.model_copy(update={"tokens": round(tokens), "train_flops": budget, "brier": brier})
+    record.parameters, record.final = parts, last
+    record.compute["infer_flops_per_token"] = flops.infer_flops_per_token(config, vocab)
+    records.write_record(run_dir, record)
+    files.rewrite_json_lines(run_dir / records.EVALUATIONS, [last.model_dump()])
 
 
 LOSS = (1.2, 60.0, 250.0, 0.34, 0.30)

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from workbench.cli import bench, report, run, sample, score, study, ui
+from workbench.cli import bench, plan, report, run, sample, score, study, ui
 
 app = typer.Typer(
     name="calm",
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for part in (run, sample, bench, score, study, report, ui):
+for part in (run, sample, bench, score, study, report, plan, ui):
     part.register(app)
 
 
