@@ -5,7 +5,6 @@ A family has the name, colour and marker of its K in every figure; the heads of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,8 +49,8 @@ def families(rows: pd.DataFrame) -> list[tuple[Family, pd.DataFrame]]:
     """Runs or checkpoints by family: CALM by K and head, the token baseline last; empty ones are left out.
 
     ``rows``: with the columns kind ('calm' or 'baseline') and K, where known head (``analysis.rows``)."""
-    keys = list(_keys(rows))
-    several = len({head for k, head in keys if k is not None}) > 1
+    keys = list(zip(*_keys(rows), strict=True))
+    several = len({head for k, head in set(keys) if k is not None}) > 1
     found: dict[tuple[int | None, str], list[int]] = {}
     for place, (k, head) in enumerate(keys):
         found.setdefault((k, head if several else ""), []).append(place)
@@ -73,11 +72,13 @@ def family_names(rows: pd.DataFrame) -> pd.Series:
     return pd.Series(names, index=rows.index, dtype=object)
 
 
-def _keys(rows: pd.DataFrame) -> Iterator[tuple[int | None, str]]:
-    """(K, head) of each row. A CALM without a recorded K counts as K = 1, one without a head has none."""
-    heads = rows["head"] if "head" in rows else pd.Series("", index=rows.index)
-    for kind, k, head in zip(rows["kind"], rows["K"], heads, strict=True):
-        if kind == "baseline":
-            yield None, ""
-        else:
-            yield (1 if pd.isna(k) else int(k)), ("" if pd.isna(head) else str(head))
+def _keys(rows: pd.DataFrame) -> tuple[list[int | None], list[str]]:
+    """K and head of each row. A CALM without a recorded K counts as K = 1, one without a head has none."""
+    calm = (rows["kind"] != "baseline").tolist()
+    sizes = pd.to_numeric(rows["K"], errors="coerce").to_numpy(dtype=float, na_value=1.0)
+    heads = (rows["head"] if "head" in rows else pd.Series("", index=rows.index)).fillna("").astype(str).tolist()
+    known = np.where(np.isnan(sizes), 1.0, sizes).astype(int).tolist()
+    return (
+        [k if there else None for k, there in zip(known, calm, strict=True)],
+        [head if there else "" for head, there in zip(heads, calm, strict=True)],
+    )

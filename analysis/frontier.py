@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -162,6 +163,7 @@ def last_points(points: pd.DataFrame) -> pd.DataFrame:
     return points.sort_values("step", kind="stable").groupby("run_id", sort=False).tail(1).reset_index(drop=True)
 
 
+@lru_cache(maxsize=1024)
 def common_quantile(dof: float, num: int, *, level: float = LEVEL) -> float:
     """k so that the largest of ``num`` normal errors, divided by one estimate of their standard deviation that
     they share (``dof`` degrees of freedom), stays below k with a chance of 1 - (1 - level) / 2.

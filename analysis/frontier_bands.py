@@ -7,18 +7,19 @@ carries the noise twice. So the two are kept apart:
 * ``low`` and ``high`` bound T(c), *the highest true score among the settings that were run and cost at most c*, at
   95 % for each cost by itself. The true score is the mean over endlessly many positions and samples and, where
   training noise is given, over seeds. With reach r_i(m), the half-width of a point's interval corrected for m
-  points, high = max (score_i + r_i(1)): whichever point is truly best lies below its own upper end, so nothing need
-  be corrected. low = max (score_i - r_i(n)) over the n points that cost at most c: all of them
-  lie above their corrected lower ends at once. This holds however the errors of different points go together
-  (all are scored on the same positions). Measured: tests/bench/frontier_coverage.py.
+  points, high = max (score_i + r_i(1)): whichever point is truly best lies below its own upper end, so nothing
+  need be corrected. low = max (score_i - r_i(n)) over the n points that cost at most c: all of them lie above
+  their corrected lower ends at once. This holds however the errors of different points go together (all are
+  scored on the same positions). Measured: tests/bench/frontier_coverage.py.
 * ``corrected`` is the best score less its mean excess in draws: every score drawn again with its standard error
-  and, where training noise is given, one further draw for each run, which its checkpoints share. It takes away part
-  of the winner's curse only (with points that are truly equal less than half).
+  and, where training noise is given, one further draw for each run, which its checkpoints share. It takes away
+  a part of the winner's curse only (with points that are truly equal less than half).
 * ``low_redrawn`` is the 2.5 % quantile of the best score when errors *and runs* are drawn again: whole runs with
   replacement, among those that end at the same budget. It says how much hangs on single runs. A budget
   with one run is not varied by it.
 
-What no band here covers: settings that were not run, other texts, and training noise where no setting was repeated.
+What no band here covers: settings that were not run, other texts, and training noise where no setting was
+repeated.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ DRAWS = 400
 MAX_GRID = 200
 SAME_BUDGET = 0.05
 """Runs that end at costs this close (relative) have one budget, among whose runs is drawn."""
-_FAR = 6.0
-"""Standard errors by which a point must be behind to have no part in any maximum (chance 1e-9 a draw)."""
+_FAR = 4.0
+"""A point that lies behind another by this many errors of both is the highest in no draw (chance 1e-8 in each)."""
 _CHUNK = 1 << 22
 
 
@@ -112,13 +113,18 @@ def band(
     errors = points["brierlm_se"].to_numpy(dtype=float)
     seeds = points["num_seeds"].to_numpy(dtype=float) if "num_seeds" in points else np.ones(len(points))
     training = (noise.sd if noise is not None else 0.0) / np.sqrt(seeds)
-    near = _near(scores, np.hypot(errors, training))
-    kept_ends = np.concatenate([[0], np.cumsum(near)])[ends]
-    some = points[near]
-    low, high = _bounds(some, scores[near], errors[near], training[near], noise, ends, kept_ends)
-    runs = pd.factorize(some["run_id"].astype(str))[0]
-    lasting = (noise.sd_training if noise is not None else 0.0) / np.sqrt(seeds[near])
-    drawn = _Drawn(scores[near], errors[near], lasting, runs, _budgets(costs[near], runs), kept_ends)
+    low, high = _bounds(points, scores, errors, training, noise, ends)
+    lasting = (noise.sd_training if noise is not None else 0.0) / np.sqrt(seeds)
+    runs = pd.factorize(points["run_id"].astype(str))[0]
+    near = _near(scores, np.hypot(errors, lasting))
+    drawn = _Drawn(
+        scores[near],
+        errors[near],
+        lasting[near],
+        runs[near],
+        _budgets(costs, runs),
+        np.concatenate([[0], np.cumsum(near)])[ends],
+    )
     best = np.maximum.accumulate(scores)[ends - 1]
     bias, low_redrawn = drawn.summaries(draws, np.random.default_rng(seed), best)
     return Band(family, grid, best, best - bias, low, high, low_redrawn, ends.astype(np.int64))
@@ -149,27 +155,31 @@ def _bounds(
     errors: Array,
     training: Array,
     noise: SeedNoise | None,
-    num: npt.NDArray[np.intp],
     ends: npt.NDArray[np.intp],
 ) -> tuple[Array, Array]:
-    """(G,), (G,) ``low`` and ``high``; ``num``: points up to each cost, of which ``ends`` are near."""
+    """(G,), (G,) ``low`` and ``high``; ``ends``: points up to each cost."""
 
-    def reach(count: int, part: slice) -> Array:
-        half = evaluation_quantile(points.iloc[part], count) * errors[part]
+    slim = points[[name for name in ("num_clusters",) if name in points]]
+
+    def reach(count: int, chosen: npt.NDArray[np.bool_]) -> Array:
+        half = evaluation_quantile(slim[chosen], count) * errors[chosen]
         if noise is None:
             return half
-        return np.asarray(np.hypot(half, common_quantile(noise.dof, count) * training[part]))
+        return np.asarray(np.hypot(half, common_quantile(noise.dof, count) * training[chosen]))
 
-    high = np.maximum.accumulate(scores + reach(1, slice(None)))[ends - 1]
+    everything = np.ones(len(scores), dtype=bool)
+    high = np.maximum.accumulate(scores + reach(1, everything))[ends - 1]
     # corrections grow with the logarithm of the count: rounding it up to the next of these loses little
-    counts = np.unique(np.ceil(np.geomspace(1, max(num.max(), 1), 60)))
-    rounded = counts[np.searchsorted(counts, num)]
+    counts = np.unique(np.ceil(np.geomspace(1, len(scores), 40)))
+    rounded = counts[np.searchsorted(counts, ends)]
+    # a point below another's lowest end is below all of its ends
+    able = scores >= np.maximum.accumulate(scores - reach(int(counts[-1]), everything))
+    before = np.concatenate([[0], np.cumsum(able)])[ends]
     low = np.empty(len(ends))
     for count in np.unique(rounded):
-        which = np.flatnonzero(rounded == count)
-        part = slice(0, int(ends[which].max()))
-        lower = np.maximum.accumulate(scores[part] - reach(int(count), part))
-        low[which] = lower[ends[which] - 1]
+        which = rounded == count
+        lower = np.maximum.accumulate(scores[able] - reach(int(count), able))
+        low[which] = lower[before[which] - 1]
     return np.maximum(low, 0.0), high
 
 
@@ -204,13 +214,16 @@ class _Drawn:
         kept, redrawn = [], []
         for start in range(0, draws, step):
             num = min(step, draws - start)
-            values = self.scores + self.errors * rng.standard_normal((num, len(self.scores)))
+            values = rng.standard_normal((num, len(self.scores)), dtype=np.float32)
+            values *= self.errors.astype(np.float32)
+            values += self.scores.astype(np.float32)
             if self.lasting.any():
-                values += self.lasting * rng.standard_normal((num, len(self.budgets)))[:, self.runs]
+                own = rng.standard_normal((num, len(self.budgets)), dtype=np.float32)
+                values += self.lasting.astype(np.float32) * own[:, self.runs]
             kept.append(np.maximum.accumulate(values, axis=1)[:, self.ends - 1])
             values[~self._picked(num, rng)[:, self.runs]] = 0.0  # below every score that is known
             redrawn.append(np.maximum.accumulate(values, axis=1)[:, self.ends - 1])
-        bias = np.concatenate(kept).mean(axis=0) - best
+        bias = np.concatenate(kept).mean(axis=0, dtype=float) - best
         low = np.quantile(np.concatenate(redrawn), (1 - LEVEL) / 2, axis=0, method="inverted_cdf")
         return bias, np.asarray(np.maximum(low - bias, 0.0))
 
