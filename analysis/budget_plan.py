@@ -87,7 +87,7 @@ class BudgetPlan:
     reason: str = ""
     form: str = ""
     by_form: dict[str, int | None] = field(default_factory=dict)
-    """Best K by every form that was fitted."""
+    """Best K by the fit of every form; of the chosen one the recommended K."""
     run_noise: float = math.nan
     """Relative standard deviation of a single run about the law."""
     warnings: list[str] = field(default_factory=list)
@@ -166,7 +166,7 @@ def plan_by(
         recommended=choices[0],
         alternatives=choices[1:],
         form=law.chosen.form.name,
-        by_form=best_by_form(law, flops, limits),
+        by_form={**best_by_form(law, flops, limits), law.chosen.form.name: order[0]},
         run_noise=law.chosen.fit.scale,
     )
     plan = dataclasses.replace(plan, warnings=warnings_of(plan, law))

@@ -173,6 +173,21 @@ def held_out_error(law: Law, points: Points, held: npt.NDArray[np.bool_], bend: 
     return float(np.sqrt(np.mean(error**2)))
 
 
+def held_out_predictions(law: JointLaw) -> Array:
+    """(n,) of the CALM points: BrierLM of those held out, by the chosen form fitted to the others; not-a-number
+    for the others, and for all where nothing could be held out."""
+    points = law.points.calm
+    held = law.held_out[~law.points.is_baseline]
+    found = np.full(len(points), np.nan)
+    if law.chosen is None or law.chosen.fit is None or not math.isfinite(law.chosen.held_out):
+        return found
+    form = law.chosen.fit.law
+    fit = fit_law(form, points.take(~held), law.chosen.fit.bend, num_draws=0)
+    test = points.take(held)
+    found[held] = form.score(fit.theta, test.num_parameters, test.tokens, chunk_size_of(test))
+    return found
+
+
 def choose(candidates: list[Candidate]) -> Candidate | None:
     """By ``RULE``."""
     fitted = [c for c in candidates if c.fit is not None]

@@ -214,12 +214,12 @@ def _points(rows: pd.DataFrame, target: str) -> Points:
     )
 
 
-def groups(values: Array, tolerance: float) -> list[Array]:
+def groups(values: Array, tolerance: float) -> list[npt.NDArray[np.bool_]]:
     """Masks of values that lie within a relative ``tolerance`` of each other's neighbours, smallest first."""
     order = np.argsort(values)
     logs = np.log(values[order])
     starts = np.concatenate([[0], np.flatnonzero(np.diff(logs) > tolerance) + 1, [len(values)]])
-    found = []
+    found: list[npt.NDArray[np.bool_]] = []
     for start, end in pairwise(starts):
         mask = np.zeros(len(values), dtype=bool)
         mask[order[start:end]] = True
