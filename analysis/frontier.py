@@ -103,6 +103,9 @@ ON, CLOSE, DOMINATED, UNKNOWN = "on the frontier", "not told from the frontier",
 STATUSES = (ON, CLOSE, UNKNOWN, DOMINATED)
 _BLOCK = 1 << 22
 """Pairs of points that are looked at in one go."""
+Paired = Callable[[pd.DataFrame, npt.NDArray[np.bool_]], npt.NDArray[np.float64]]
+"""(points, whether each is still in question) -> (n, 3) gap, its lower and upper end; not-a-number where no point
+beats it in pairs."""
 
 
 @dataclass(frozen=True)
@@ -216,40 +219,38 @@ def evaluation_quantile(points: pd.DataFrame, num: int = 1) -> npt.NDArray[np.fl
     return np.asarray(np.where(np.isnan(dof), normal, special.stdtrit(dof, 1 - tail))[place])
 
 
-def beaten(
+def beaten_by(
     cost: npt.ArrayLike, score: npt.ArrayLike, reach: npt.ArrayLike, *, same_cost: float = SAME_COST
-) -> npt.NDArray[np.bool_]:
-    """(n,) whether some other point costs no more (up to ``same_cost``) and scores more beyond the interval of the
-    difference: by more than the root of the two reaches' squares. A point without a reach neither beats nor is
-    beaten.
+) -> npt.NDArray[np.intp]:
+    """(n,) index of the point that beats each one most surely, -1 where none does: one that costs no more (up to
+    ``same_cost``) and scores more beyond the interval of the difference, that is by more than the root of the two
+    reaches' squares. A point without a reach neither beats nor is beaten.
 
     Only points that no cheaper one excels both in score and in score minus reach can be the one that beats another
-    point first (for every r, sqrt(R^2 + r^2) grows by at most as much as R), so few are looked at in full."""
+    most surely (for every r, sqrt(R^2 + r^2) grows by at most as much as R), so few are looked at in full."""
     costs, scores, reaches_ = (np.asarray(values, dtype=float) for values in (cost, score, reach))
-    result = np.zeros(len(costs), dtype=bool)
+    result = np.full(len(costs), -1, dtype=np.intp)
     usable = np.flatnonzero(np.isfinite(costs) & np.isfinite(scores) & np.isfinite(reaches_))
     if not len(usable):
         return result
     order = usable[np.argsort(costs[usable], kind="stable")]
     c, s, r = costs[order], scores[order], reaches_[order]
-    able = _able(c, s, s - r)
+    able = _able(s, s - r)
     ends = np.searchsorted(c, c * (1 + same_cost), side="right")  # points from here on cost more
     allowed = np.searchsorted(able, ends)  # how many of the able ones do not
-    found = np.zeros(len(c), dtype=bool)
     step = max(1, _BLOCK // max(len(able), 1))
     for start in range(0, len(c), step):
         rows = slice(start, start + step)
-        ahead = s[able][None, :] - s[rows, None]
-        beyond = ahead > np.hypot(r[able][None, :], r[rows, None])
-        beyond &= np.arange(len(able))[None, :] < allowed[rows, None]
-        found[rows] = beyond.any(axis=1)
-    result[order] = found
+        beyond = s[able][None, :] - s[rows, None]
+        beyond -= np.hypot(r[able][None, :], r[rows, None])
+        beyond[np.arange(len(able))[None, :] >= allowed[rows, None]] = -np.inf
+        best = beyond.argmax(axis=1)
+        sure = beyond[np.arange(len(best)), best] > 0
+        result[order[rows]] = np.where(sure, order[able[best]], -1)
     return result
 
 
-def _able(
-    cost: npt.NDArray[np.float64], score: npt.NDArray[np.float64], low: npt.NDArray[np.float64]
-) -> npt.NDArray[np.intp]:
+def _able(score: npt.NDArray[np.float64], low: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
     """Indices, in order of cost, of the points that may beat others: those that neither the best score nor the
     best lower end among the cheaper ones excels in both."""
     keep = np.ones(len(score), dtype=bool)
@@ -269,10 +270,11 @@ def with_status(
     *,
     cost: str = "train_flops",
     noise: SeedNoise | None = None,
-    paired_loss: Callable[[pd.DataFrame, npt.NDArray[np.bool_]], npt.NDArray[np.bool_]] | None = None,
+    paired: Paired | None = None,
 ) -> pd.DataFrame:
-    """``points`` (``select``), cheapest first, with the columns ``status``, ``gap`` (BrierLM below the best that
-    costs no more, 0 for that itself), ``reach`` and ``gap_low``, ``gap_high``, the corrected interval of the gap.
+    """``points`` (``select``), cheapest first, with the columns ``status``, ``reach`` (``reaches``), and ``gap``,
+    ``gap_low``, ``gap_high``: BrierLM below the point that dominates it most surely, else below the best that
+    costs no more (0 for that itself), with its corrected 95 % interval.
 
     * *on the frontier*: no other point that costs no more scores more.
     * *not told from the frontier*: some do, but none beyond the interval of the difference.
@@ -280,32 +282,35 @@ def with_status(
 
     The interval is corrected for all other points of the group, so that a point which truly is the best of those
     that cost no more is kept with a chance of at least 95 % (subset selection, Gupta 1965). It holds for each
-    point by itself, not for all at once. ``paired_loss``: says of (points, whether each is still in question)
-    which are beaten in pairs at the same positions (``analysis.frontier_pairs``)."""
+    point by itself, not for all at once. ``paired``: compares at the same positions
+    (``analysis.frontier_pairs``); a point is dominated where either comparison says so."""
     points = points.sort_values([cost, "run_id"], kind="stable").reset_index(drop=True)
     costs, scores = points[cost].to_numpy(dtype=float), points["brierlm"].to_numpy(dtype=float)
     reach = reaches(points, noise, num=max(1, len(points) - 1))
     on = pareto(costs.tolist(), scores.tolist(), same_cost=SAME_COST)
-    lost = beaten(costs, scores, reach)
-    if paired_loss is not None and len(points):
-        lost |= paired_loss(points, ~lost)
+    better = beaten_by(costs, scores, reach)
+    lost = better >= 0
+    better = np.where(lost, better, _best_before(costs, scores))
+    gap = scores[better] - scores
+    half = np.where(gap > 0, np.hypot(reach, reach[better]), 0.0)
+    gaps = np.stack([gap, gap - half, gap + half], axis=1)
+    if paired is not None and len(points):
+        found = paired(points, ~lost & ~on)
+        in_pairs = np.isfinite(found[:, 0])
+        gaps[in_pairs], lost = found[in_pairs], lost | in_pairs
     status = np.where(on, ON, np.where(lost, DOMINATED, np.where(np.isnan(reach), UNKNOWN, CLOSE)))
-    gap, best = _gaps(costs, scores)
-    half = np.where(gap > 0, np.hypot(reach, reach[best]), 0.0) if len(points) else reach
-    return points.assign(status=status, gap=gap, reach=reach, gap_low=gap - half, gap_high=gap + half)
+    columns = dict(zip(("gap", "gap_low", "gap_high"), gaps.T, strict=True))
+    return points.assign(status=status, reach=reach, **columns)
 
 
-def _gaps(
-    costs: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
-    """How far below the best that costs no more, and which that is; by ascending cost."""
+def _best_before(costs: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+    """Index of the best that costs no more, by ascending cost."""
     if not len(costs):
-        return np.zeros(0), np.zeros(0, dtype=np.intp)
+        return np.zeros(0, dtype=np.intp)
     ends = np.searchsorted(costs, costs * (1 + SAME_COST), side="right")
     top = np.maximum.accumulate(scores)
     new = np.concatenate([[True], top[1:] > top[:-1]])
-    best = np.maximum.accumulate(np.where(new, np.arange(len(scores)), 0))[ends - 1]
-    return scores[best] - scores, best
+    return np.asarray(np.maximum.accumulate(np.where(new, np.arange(len(scores)), 0))[ends - 1])
 
 
 def by_seed(evaluations: pd.DataFrame, settings: Mapping[str, Hashable]) -> pd.DataFrame:
