@@ -20,7 +20,7 @@ LAYERS = [
     {"head_flops", "flops", "schedule", "diagnostics", "posterior", "layers", "optim", "optimizers", "tokenizer",
      "userfiles", "corpora", "data", "ngram", "energy_score", "muon", "slices", "clock", "run_plots",
      "uncertainty", "positions", "pairs", "seeds", "overlap", "bottleneck_words", "gradient_norms", "grid",
-     "growth",
+     "growth", "compute_account",
      "temperature", "temperature_counts", "text_stream"},
     {"attention"},
     {"autoencoder", "backbone", "heads"},
@@ -40,7 +40,8 @@ LAYERS = [
 ]  # fmt: skip
 """Modules of ``workbench`` from left to right; what stands left never imports what stands right."""
 
-TORCH_FREE = ["bottleneck_words", "config", "config_file", "cores", "corpora", "data", "diagnostics", "errors",
+TORCH_FREE = ["bottleneck_words", "compute_account", "config", "config_file", "cores",
+              "corpora", "data", "diagnostics", "errors",
               "files", "flops", "gradient_norms", "grid", "growth", "head_flops", "head_sections", "home", "ngram",
               "overlap", "pairs", "positions", "progress",
               "records", "run_plots", "schedule", "sections", "seeds", "text_stream", "tokenizer", "tracking",

@@ -51,7 +51,7 @@ def _mlp_width(config: BackboneConfig | AutoencoderConfig) -> int:
     return config.mlp_width
 
 
-def _layer_matrices(config: BackboneConfig) -> int:
+def layer_matrices(config: BackboneConfig) -> int:
     """Weights of one Transformer layer without its norms."""
     head = config.width // config.num_heads
     kv = (config.num_kv_heads or config.num_heads) * head
@@ -62,14 +62,14 @@ def _compression_matrices(width: int, chunk_size: int) -> int:
     return 2 * chunk_size * width * width + 2 * width * width
 
 
-def _input_matrices(model: CalmConfig, latent_dim: int) -> int:
+def input_matrices(model: CalmConfig, latent_dim: int) -> int:
     """Weights of the maps from a chunk to the backbone's input, by input mode."""
     width = model.backbone.width
     tokens = _compression_matrices(width, model.chunk_size) if model.input_mode != "latent" else 0
     return tokens + (latent_dim * width if model.input_mode != "tokens" else 0)
 
 
-def _counts(config: RunConfig) -> HeadCounts:
+def calm_head_counts(config: RunConfig) -> HeadCounts:
     """Of a CALM's head."""
     assert isinstance(config.model, CalmConfig)
     return head_counts(config.model.head, config.model.backbone.width, config.autoencoder.latent_dim)
@@ -78,12 +78,12 @@ def _counts(config: RunConfig) -> HeadCounts:
 def parameters(config: RunConfig, vocab: int) -> dict[str, int]:
     """Number of parameters by part, as ``LanguageModel.parameter_groups`` counts them."""
     backbone, width = config.model.backbone, config.model.backbone.width
-    groups = {"backbone": backbone.num_layers * (_layer_matrices(backbone) + 2 * width) + width}
+    groups = {"backbone": backbone.num_layers * (layer_matrices(backbone) + 2 * width) + width}
     if isinstance(config.model, BaselineConfig):
         groups |= {"embedding": vocab * width, "output": vocab * width}
         return {**groups, "total": sum(groups.values())}
     model, latent = config.model, config.autoencoder.latent_dim
-    head = _counts(config)
+    head = calm_head_counts(config)
     groups["head"] = head.num_matrix_weights + head.num_vector_weights
     if model.input_mode != "latent":
         groups["embedding"] = vocab * width
@@ -142,7 +142,7 @@ def autoencoder_train_flops(config: RunConfig, vocab: int) -> float:
 
 def backbone_cost(config: BackboneConfig, sequences: float, positions: int) -> Cost:
     """The Transformer layers on whole sequences, attention over the full square."""
-    linear = 2.0 * sequences * positions * config.num_layers * _layer_matrices(config)
+    linear = 2.0 * sequences * positions * config.num_layers * layer_matrices(config)
     attention = 4.0 * sequences * config.num_layers * config.width * positions**2
     return Cost(linear + attention, 2 * (linear + attention))
 
@@ -194,7 +194,7 @@ def train_step_costs(config: RunConfig, vocab: int) -> dict[str, Cost]:
     costs = {
         "encoder": encoder_cost(config, encoded, trained=False),
         "backbone": backbone_cost(model.backbone, sequences, positions),
-        **_counts(config).training(rows),
+        **calm_head_counts(config).training(rows),
         **optimizer,
     }
     if model.input_mode != "latent":
@@ -225,14 +225,14 @@ def sample_flops_per_token(config: RunConfig, vocab: int, *, num_samples: int) -
     (``workbench.temperature``); without effect for the token baseline."""
     model, width, k = config.model, config.model.backbone.width, config.chunk_size
     context = config.eval.context_len // k
-    backbone = 2.0 * model.backbone.num_layers * _layer_matrices(model.backbone)
+    backbone = 2.0 * model.backbone.num_layers * layer_matrices(model.backbone)
     backbone += 4.0 * model.backbone.num_layers * width * context
     if isinstance(model, BaselineConfig):
         return backbone + 2.0 * width * vocab
     latent = config.autoencoder.latent_dim
-    chunk = backbone + _counts(config).sampling(1, num_samples)
+    chunk = backbone + calm_head_counts(config).sampling(1, num_samples)
     chunk += decoder_cost(config, num_samples, vocab, trained=False).forward
-    chunk += 2.0 * _input_matrices(model, latent)
+    chunk += 2.0 * input_matrices(model, latent)
     if model.input_mode != "tokens" and model.latent_feedback == "reencoded":
         chunk += encoder_cost(config, 1, trained=False).forward
     return chunk / k
@@ -254,22 +254,22 @@ def call_curve_flops(config: RunConfig, vocab: int) -> float:
 # Published
 
 
-def _published_head(config: RunConfig) -> tuple[int, int]:
+def published_head(config: RunConfig) -> tuple[int, int]:
     """Weights of the embedding of h, and of the rest, which the paper counts for every draw or network call."""
     width = config.model.backbone.width
-    return width * width, _counts(config).num_matrix_weights - width * width
+    return width * width, calm_head_counts(config).num_matrix_weights - width * width
 
 
 def infer_flops_per_token_published(config: RunConfig, vocab: int, *, context: int = PAPER_CONTEXT) -> float:
     """The paper's inference FLOPs per token with ``context`` positions."""
     model, width, k = config.model, config.model.backbone.width, config.chunk_size
     attention = 4.0 * model.backbone.num_layers * width * context
-    blocks = model.backbone.num_layers * _layer_matrices(model.backbone)
+    blocks = model.backbone.num_layers * layer_matrices(model.backbone)
     if isinstance(model, BaselineConfig):
         return 2.0 * (blocks + width * vocab) + attention
     latent = config.autoencoder.latent_dim
-    embed_hidden, rest = _published_head(config)
-    matrices = blocks + _input_matrices(model, latent) + embed_hidden + model.head.network_calls * rest
+    embed_hidden, rest = published_head(config)
+    matrices = blocks + input_matrices(model, latent) + embed_hidden + model.head.network_calls * rest
     return (2.0 * matrices + attention + decoder_cost(config, 1, vocab, trained=False).forward) / k
 
 
@@ -279,10 +279,10 @@ def train_flops_per_token_published(config: RunConfig, vocab: int, *, context: i
     if isinstance(model, BaselineConfig):
         return 3 * infer_flops_per_token_published(config, vocab, context=context)
     attention = 4.0 * model.backbone.num_layers * width * context
-    blocks = model.backbone.num_layers * _layer_matrices(model.backbone)
+    blocks = model.backbone.num_layers * layer_matrices(model.backbone)
     latent = config.autoencoder.latent_dim
-    embed_hidden, rest = _published_head(config)
-    matrices = blocks + _input_matrices(model, latent) + embed_hidden + _counts(config).num_draws * rest
+    embed_hidden, rest = published_head(config)
+    matrices = blocks + input_matrices(model, latent) + embed_hidden + calm_head_counts(config).num_draws * rest
     return 3 * (2.0 * matrices + attention) / model.chunk_size
 
 
