@@ -281,7 +281,7 @@ class MlflowTracker(Tracker):
     def _show_report(self, study: str, parent: str, report: StudyReport) -> Outcome:
         cursor = read_report_cursor(self._home, study, parent)
         try:
-            missing = find_missing_report(report, cursor)
+            missing = find_missing_report(report, cursor, self._experiment_id)
         except OSError as error:
             raise OutputError(f"the report in {report.folder} cannot be read: {error}") from None
         if not missing:

@@ -20,12 +20,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from workbench import files
 from workbench.home import Home
 from workbench.tracking_schema import MAX_TEXT
+from workbench.tracking_views import address, compute_view
 
 REPORT_CURSOR = "mlflow-report.json"
 SHOWN = ("report.html", "figures/*.png", "figures/*.svg", "tables/*", "data/*.csv")
 """Of a report's folder; the data's Parquet files hold the same as the CSV files, which MLflow can show."""
 MAX_BYTES = 20_000_000
 """A larger file stays on the disk of whoever wrote the report."""
+MAX_SENTENCES = 1000
+"""Characters of question and of verdict in the description, which must not be cut in the middle of a link."""
 NOTE_FIGURE = "figures/frontier.png"
 TABLES_TAG = "mlflow.loggedArtifacts"
 """Names the JSON files that MLflow shows as tables."""
@@ -58,25 +61,26 @@ class StudyReport:
             found[f"study/{name}.json"] = json.dumps({"columns": columns, "data": rows})
         return found
 
-    def tags(self, run_id: str) -> dict[str, str]:
+    def tags(self, run_id: str, experiment_id: str) -> dict[str, str]:
         """Question, verdict, and the description at the top of the run's page."""
         tables = [{"path": f"study/{name}.json", "type": "table"} for name in self.tables]
         shown = {
             "calm.question": self.question,
             "calm.verdict": self.verdict,
-            "mlflow.note.content": self.note(run_id),
+            "mlflow.note.content": self.note(run_id, experiment_id),
         }
         shown |= {TABLES_TAG: json.dumps(tables)} if tables else {}
         return {key: value[:MAX_TEXT] for key, value in shown.items() if value}
 
-    def note(self, run_id: str) -> str:
+    def note(self, run_id: str, experiment_id: str) -> str:
         """The description, in Markdown; its pictures and links are the run's own artifacts."""
-        parts = [f"**Verdict.** {_plain(self.verdict)}"] if self.verdict else []
-        parts += [f"**Question.** {_plain(self.question)}"] if self.question else []
+        parts = [f"**Verdict.** {_plain(self.verdict[:MAX_SENTENCES])}"] if self.verdict else []
+        parts += [f"**Question.** {_plain(self.question[:MAX_SENTENCES])}"] if self.question else []
         if (self.folder / NOTE_FIGURE).exists():
             parts.append(f"![BrierLM against training compute]({_artifact(run_id, 'report/' + NOTE_FIGURE)})")
         parts.append(
-            f"The whole [report]({_artifact(run_id, 'report/report.html')}) and its figures: tab Artifacts."
+            f"The whole [report]({_artifact(run_id, 'report/report.html')}), figures and tables: tab Artifacts. "
+            f"[Charts of all runs over compute]({address(experiment_id, compute_view())})."
         )
         return "\n\n".join(parts)
 
@@ -108,7 +112,7 @@ class MissingReport:
         return bool(self.files or self.metrics or self.tags)
 
 
-def find_missing_report(report: StudyReport, cursor: ReportCursor) -> MissingReport:
+def find_missing_report(report: StudyReport, cursor: ReportCursor, experiment_id: str) -> MissingReport:
     """Compare a report with what was delivered. A metric is sent where its value has changed, at a step that never
     falls, so that its latest point is its value now.
 
@@ -118,7 +122,7 @@ def find_missing_report(report: StudyReport, cursor: ReportCursor) -> MissingRep
         files={path: pair for path, pair in due.items() if cursor.files.get(path) != pair[1]},
         metrics={key: value for key, value in report.metrics.items() if cursor.metrics.get(key) != value},
         step=max(report.step, cursor.step),
-        tags={k: v for k, v in report.tags(cursor.run_id).items() if cursor.tags.get(k) != v},
+        tags={k: v for k, v in report.tags(cursor.run_id, experiment_id).items() if cursor.tags.get(k) != v},
     )
 
 

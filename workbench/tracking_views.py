@@ -16,8 +16,9 @@ TAG = "mlflow.sharedViewState."
 KIND = "mlflow.experimentKind"
 """Tag of an experiment: without it, MLflow 3 opens its pages for language-model applications."""
 KIND_TRAINING = "custom_model_development"
-RUNS = "tags.`calm.role` != 'launch'"
-"""Filter: the runs as one list; unfiltered, they hide below their launch until it is unfolded."""
+RUNS = "tags.`calm.role` != 'launch' and tags.`calm.role` != 'check'"
+"""Filter: the runs as one list (unfiltered, they hide below their launch until it is unfolded), without the checks
+of other learning rates, which no comparison counts."""
 SCORE, BUDGET, INFERENCE = "final/brierlm", "compute/log10_train_flops", "compute/log10_infer_flops_per_token"
 COLUMNS = [
     *["params.`Family`", "params.`Width`", "params.`FLOPs log10`"],
@@ -144,10 +145,9 @@ def _line(name: str, section: str, metric: str, title: str) -> dict[str, Any]:
 VIEWS = (compute_view(),)
 
 
-def address(experiment_id: str, view: View, *, charts: bool = True) -> str:
-    """The view in MLflow's pages, from the ``#`` on."""
-    mode = "compareRunsMode=CHART&" if charts else ""
-    return f"#/experiments/{experiment_id}/runs?{mode}viewStateShareKey={view.key}"
+def address(experiment_id: str, view: View) -> str:
+    """The charts of the view in MLflow's pages, from the ``#`` on."""
+    return f"#/experiments/{experiment_id}/runs?compareRunsMode=CHART&viewStateShareKey={view.key}"
 
 
 def experiment_tags(created: int) -> dict[str, str]:

@@ -1,0 +1,106 @@
+"""Tracking: which servers and databases can be used, and what is said of the others."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.suites.mlflow_shown import client
+from tests.suites.run_folders import make_run_folder
+from workbench import tracking_database, tracking_schema
+from workbench.errors import TrackingError
+from workbench.home import Home
+from workbench.tracking import Tracker, link, open_tracker
+
+# Opening
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("runs/mlruns", "no longer supports its file store"),
+        ("file:///tmp/mlruns", "no longer supports its file store"),
+        ("ftp://somewhere/x", "not supported; wanted: http"),
+        ("sqlite:///", "names no file"),
+        ("http://", "names no host"),
+        ("http://127.0.0.1:99999", "does not answer"),
+        ("postgresql://me:secret@127.0.0.1:1/db", r"me:\*\*\*@127.*refused"),
+    ],
+)
+def test_unusable_uris(home: Home, uri: str, message: str) -> None:
+    with pytest.raises(TrackingError, match=message) as caught:
+        open_tracker(uri, home=home)
+    assert "secret" not in str(caught.value)
+    assert "none" in str(caught.value) or "wanted" in str(caught.value)
+
+
+def test_a_server_that_is_not_there(home: Home) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(TrackingError, match=rf"127.0.0.1:{port}.*refused.*calm ui --port {port}.*none"):
+        open_tracker(f"http://127.0.0.1:{port}", home=home)
+
+
+def test_a_server_that_hangs(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking_database, "ANSWER_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(TrackingError, match="no answer in time"):
+        open_tracker(f"http://127.0.0.1:{silent.getsockname()[1]}", home=home)
+
+
+def test_a_file_that_is_no_database(home: Home) -> None:
+    (home.root / "mlflow.db").write_text("not a database")
+    with pytest.raises(TrackingError, match=r"cannot be used.*calm sync"):
+        open_tracker(None, home=home)
+
+
+def test_an_experiment_that_was_deleted(home: Home) -> None:
+    tracker = open_tracker(None, experiment="demo", home=home)
+    client(tracker).delete_experiment(client(tracker).get_experiment_by_name("demo").experiment_id)
+    with pytest.raises(TrackingError, match=r"'demo'.*was deleted.*mlflow experiments restore"):
+        open_tracker(None, experiment="demo", home=home)
+
+
+def test_an_experiment_made_by_another_process_meanwhile(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    first = client(open_tracker(None, experiment="demo", home=home))
+    wanted = first.get_experiment_by_name("demo").experiment_id
+    real, calls = mlflow.MlflowClient.get_experiment_by_name, []
+
+    def blind_at_first(self: Any, name: str) -> Any:
+        calls.append(name)
+        return None if len(calls) == 1 else real(self, name)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "get_experiment_by_name", blind_at_first)
+    run_dir = make_run_folder(home.single_runs() / "r")
+    tracker = open_tracker(None, experiment="demo", home=home)
+    tracker.deliver(run_dir)
+    assert link(run_dir).experiment_id == wanted  # type: ignore[union-attr]
+    assert len(calls) == 2
+
+
+def test_the_database_is_in_wal_mode_and_artifacts_lie_in_the_home(home: Home, tracker: Tracker) -> None:
+    import sqlite3
+
+    with sqlite3.connect(home.root / "mlflow.db") as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    location = client(tracker).get_experiment_by_name("single").artifact_location
+    assert location == f"{home.artifacts.as_uri()}/single"
+
+
+def test_passwords_are_not_stored() -> None:
+    assert tracking_schema.without_password("http://me:secret@host:1/x") == "http://me:***@host:1/x"
+    assert tracking_schema.without_password("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+def test_importing_the_contract_does_not_import_mlflow() -> None:
+    script = (
+        "import sys, workbench.tracking, workbench.tracking_sync, workbench.cli.ui; print('mlflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

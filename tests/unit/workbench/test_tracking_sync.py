@@ -1,0 +1,124 @@
+"""``calm sync`` and ``calm ui``."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from tests.suites.mlflow_shown import client, look
+from tests.suites.run_folders import make_run_folder
+from workbench import files, records
+from workbench.cli import ui
+from workbench.errors import TrackingError
+from workbench.home import Home
+from workbench.tracking import Outcome, link, open_tracker
+from workbench.tracking_launches import read_launches
+from workbench.tracking_mlflow import MlflowTracker
+from workbench.tracking_sync import sync
+
+# Sync
+
+
+def make_study(home: Home, num_runs: int = 2) -> list[Path]:
+    files.write_json(home.study("demo") / "study.json", {"name": "demo", "question": "Does K matter?"})
+    return [make_run_folder(home.study("demo") / f"t{i}", study="demo", seed=i) for i in range(num_runs)]
+
+
+def test_sync_delivers_runs_and_their_study(home: Home) -> None:
+    run_dirs = make_study(home)
+    files.write_json(home.study("demo") / "summary.json", {"num_trials": 2})
+    make_run_folder(home.single_runs() / "s")
+    report = sync(home)
+    assert str(report) == "3 delivered, 0 already complete, 0 failed"
+    tracker = open_tracker(None, experiment="demo", home=home)
+    (launch,) = read_launches(home, "demo")
+    assert look(tracker, run_dirs[0]).parent == launch.run_id
+    parent = client(tracker).get_run(launch.run_id)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["study/num_trials"] == 2
+    assert str(sync(home)) == "0 delivered, 3 already complete, 0 failed"
+
+
+def test_sync_ends_a_launch_whose_process_was_killed(home: Home, dead_pid: int) -> None:
+    make_study(home)
+    tracker = open_tracker(None, experiment="demo", home=home)
+    parent = tracker.start_study("demo", {})
+    sync(home)
+    assert read_launches(home, "demo")[0].status == "RUNNING"  # this process is alive
+    rows = [launch.model_dump() | {"pid": dead_pid} for launch in read_launches(home, "demo")]
+    files.write_json(home.study("demo") / "mlflow.json", rows)
+    sync(home)
+    assert client(tracker).get_run(parent).info.status == "KILLED"
+    assert len(read_launches(home, "demo")) == 1
+
+
+def test_sync_goes_on_after_a_run_that_cannot_be_read(home: Home) -> None:
+    first, second = make_study(home)
+    (first / records.METRICS).write_text('{"step": "many"}\n')
+    report = sync(home)
+    assert str(report) == "1 delivered, 0 already complete, 1 failed"
+    assert str(first) in report.problems[0]
+    assert link(second) is not None
+
+
+# Commands
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    app = typer.Typer()
+    ui.register(app)
+    return app
+
+
+def test_calm_sync_says_how_many(app: typer.Typer, home: Home) -> None:
+    make_study(home)
+    result = CliRunner().invoke(app, ["sync", "--home", str(home.root)])
+    assert result.exit_code == 0
+    assert "2 runs: 2 delivered, 0 already complete, 0 failed" in result.output
+    result = CliRunner().invoke(app, ["sync", "--home", str(home.root)])
+    assert "2 runs: 0 delivered, 2 already complete, 0 failed" in result.output
+
+
+def test_calm_sync_without_runs(app: typer.Typer, home: Home) -> None:
+    assert "no runs under" in CliRunner().invoke(app, ["sync", "--home", str(home.root)]).output
+
+
+def test_calm_sync_to_a_server_that_is_away(app: typer.Typer, home: Home) -> None:
+    make_study(home)
+    result = CliRunner().invoke(app, ["sync", "--home", str(home.root), "--tracking-uri", "http://127.0.0.1:1"])
+    assert isinstance(result.exception, TrackingError)  # the command line makes it exit code 2
+
+
+def test_calm_sync_to_nowhere(app: typer.Typer, home: Home) -> None:
+    make_study(home)
+    result = CliRunner().invoke(app, ["sync", "--home", str(home.root), "--tracking-uri", "none"])
+    assert isinstance(result.exception, TrackingError)
+
+
+def test_calm_sync_when_the_server_goes_away(
+    app: typer.Typer, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_study(home)
+    monkeypatch.setattr(MlflowTracker, "mirror", lambda *_, **__: Outcome.AWAY)
+    result = CliRunner().invoke(app, ["sync", "--home", str(home.root)])
+    assert isinstance(result.exception, TrackingError)
+    assert "2 failed" in result.output
+
+
+def test_calm_ui_before_any_run(app: typer.Typer, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["ui", "--home", str(tmp_path / "new")])
+    assert isinstance(result.exception, TrackingError)
+    assert "run a study" in str(result.exception)
+
+
+def test_calm_ui_on_a_port_that_is_taken(app: typer.Typer, home: Home) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = CliRunner().invoke(app, ["ui", "--home", str(home.root), "--port", str(port)])
+    assert isinstance(result.exception, TrackingError)
+    assert f"port {port}" in str(result.exception)
