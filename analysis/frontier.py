@@ -202,21 +202,27 @@ def reaches(points: pd.DataFrame, noise: SeedNoise | None = None, *, num: int = 
     (``workbench.seeds.setting_difference``)."""
     errors = pd.to_numeric(points["brierlm_se"], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
     errors = np.where(errors > 0, errors, np.nan)
-    half = evaluation_quantile(points, num) * errors
+    half = evaluation_quantile(degrees(points), num) * errors
     if noise is not None:
         seeds = points["num_seeds"].to_numpy(dtype=float) if "num_seeds" in points else np.ones(len(points))
         half = np.hypot(half, common_quantile(noise.dof, num) * noise.sd / np.sqrt(seeds))
     return np.asarray(half)
 
 
-def evaluation_quantile(points: pd.DataFrame, num: int = 1) -> npt.NDArray[np.float64]:
-    """(n,) of Student's t at ``num_clusters`` - 1, normal where that is not recorded, corrected for ``num``."""
-    clusters = points["num_clusters"] if "num_clusters" in points else pd.Series(np.nan, index=points.index)
-    counts = pd.to_numeric(clusters, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
-    dof, place = np.unique(np.maximum(counts - 1, 1), return_inverse=True)  # a not-a-number stays one
+def degrees(points: pd.DataFrame) -> npt.NDArray[np.float64]:
+    """(n,) of freedom of the scores' errors, ``num_clusters`` - 1; not-a-number where that is not recorded."""
+    if "num_clusters" not in points:
+        return np.full(len(points), np.nan)
+    counts = pd.to_numeric(points["num_clusters"], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    return np.asarray(np.maximum(counts - 1, 1))  # a not-a-number stays one
+
+
+def evaluation_quantile(dof: npt.NDArray[np.float64], num: int = 1) -> npt.NDArray[np.float64]:
+    """(n,) of Student's t, of the normal distribution where ``dof`` is not known, corrected for ``num``."""
+    distinct, place = np.unique(dof, return_inverse=True)
     tail = (1 - LEVEL) / (2 * num)
     normal = -float(special.ndtri(tail))
-    return np.asarray(np.where(np.isnan(dof), normal, special.stdtrit(dof, 1 - tail))[place])
+    return np.asarray(np.where(np.isnan(distinct), normal, special.stdtrit(distinct, 1 - tail))[place])
 
 
 def beaten_by(

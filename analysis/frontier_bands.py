@@ -31,7 +31,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.families import OVERALL, families
-from analysis.frontier import SAME_COST, common_quantile, evaluation_quantile
+from analysis.frontier import SAME_COST, common_quantile, degrees, evaluation_quantile
 from workbench.seeds import SeedNoise
 from workbench.uncertainty import LEVEL
 
@@ -113,7 +113,7 @@ def band(
     errors = points["brierlm_se"].to_numpy(dtype=float)
     seeds = points["num_seeds"].to_numpy(dtype=float) if "num_seeds" in points else np.ones(len(points))
     training = (noise.sd if noise is not None else 0.0) / np.sqrt(seeds)
-    low, high = _bounds(points, scores, errors, training, noise, ends)
+    low, high = _bounds(degrees(points), scores, errors, training, noise, ends)
     lasting = (noise.sd_training if noise is not None else 0.0) / np.sqrt(seeds)
     runs = pd.factorize(points["run_id"].astype(str))[0]
     near = _near(scores, np.hypot(errors, lasting))
@@ -150,7 +150,7 @@ def _near(scores: Array, errors: Array) -> npt.NDArray[np.bool_]:
 
 
 def _bounds(
-    points: pd.DataFrame,
+    dof: Array,
     scores: Array,
     errors: Array,
     training: Array,
@@ -159,10 +159,8 @@ def _bounds(
 ) -> tuple[Array, Array]:
     """(G,), (G,) ``low`` and ``high``; ``ends``: points up to each cost."""
 
-    slim = points[[name for name in ("num_clusters",) if name in points]]
-
     def reach(count: int, chosen: npt.NDArray[np.bool_]) -> Array:
-        half = evaluation_quantile(slim[chosen], count) * errors[chosen]
+        half = evaluation_quantile(dof[chosen], count) * errors[chosen]
         if noise is None:
             return half
         return np.asarray(np.hypot(half, common_quantile(noise.dof, count) * training[chosen]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -147,10 +146,11 @@ def external_figure(
 
 
 def _name_points(axes: Axes, rows: pd.DataFrame, cost: str) -> None:
-    named: Sequence[int] = range(min(len(rows), MAX_NAMED)) if len(rows) <= MAX_NAMED else ()
-    for i in named:
-        row = rows.iloc[i]
+    """Above and below in turn, so that neighbours do not touch."""
+    if len(rows) > MAX_NAMED:
+        return
+    for i, (_, row) in enumerate(rows.sort_values(cost, ascending=False, kind="stable").iterrows()):
         axes.annotate(
-            str(row["model"]), (float(row[cost]), float(row["brierlm"])), xytext=(0, 8), fontsize=8.5, ha="center",
-            textcoords="offset points", color=style.INK,
+            str(row["model"]), (float(row[cost]), float(row["brierlm"])), xytext=(0, -16 if i % 2 else 8),
+            fontsize=8.5, ha="center", textcoords="offset points", color=style.INK,
         )  # fmt: skip
