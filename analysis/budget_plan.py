@@ -20,6 +20,7 @@ import pandas as pd
 
 from analysis.allocation import Limits, Optimum
 from analysis.joint_law import JointLaw, fit_joint
+from analysis.law_fit import NUM_DRAWS
 from analysis.planning_words import advice_of, latent_of, warnings_of
 from analysis.scaling_points import BASELINE
 from analysis.shapes import Shape, find_shape
@@ -121,18 +122,21 @@ def plan_budget(
     infer_flops_per_token: float | None = None,
     with_autoencoder: bool = False,
     configs: Mapping[int, Mapping[str, Any]] | None = None,
+    num_draws: int = NUM_DRAWS,
 ) -> BudgetPlan:
     """What to train with ``flops`` executed training FLOPs, from a table of runs or of evaluations.
 
     ``infer_flops_per_token``: a limit. ``with_autoencoder``: its training is charged to the budget. ``configs``:
-    a configuration of reference (as a mapping) by family, from which shapes are made.
+    a configuration of reference (as a mapping) by family, from which shapes are made. ``num_draws``: of the
+    bootstrap.
 
     Raises ConfigError for a budget or limit that is not above 0."""
     for name, value in (("--flops", flops), ("--inference-flops-per-token", infer_flops_per_token)):
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise ConfigError(f"{name} wants a number of FLOPs above 0, {value:g} given; for example {name} 1e18")
     evaluations = runs.evaluations if isinstance(runs, RunTable) else runs
-    return plan_by(fit_joint(evaluations), flops, Limits(infer_flops_per_token, with_autoencoder), configs=configs)
+    law = fit_joint(evaluations, num_draws=num_draws)
+    return plan_by(law, flops, Limits(infer_flops_per_token, with_autoencoder), configs=configs)
 
 
 def plan_by(

@@ -217,10 +217,10 @@ def _with_baseline(law: JointLaw, num_draws: int) -> JointLaw:
     if calm is None:
         return replace(law, baseline=fit)
     shared = _shared(calm, own, points, bend, num_draws)
-    both = len(points) + calm.num_points
+    both = points.num_runs + calm.num_runs
     aicc = {}
     for name, other in (("own", fit), ("shared", shared)):
-        loss = calm.loss * calm.num_points + other.loss * len(points)
+        loss = calm.loss * calm.num_runs + other.loss * points.num_runs
         aicc[name] = _aicc(both, loss, calm.num_free + other.num_free - 1)
     better = aicc["shared"] < aicc["own"]
     return replace(law, baseline=shared if better else fit, shared_exponents=better)

@@ -35,6 +35,7 @@ LEAST_SCALE = 2e-4
 """Of residuals: data made without noise must not divide by 0."""
 NUM_DRAWS = 200
 STEPS = 60
+FAR_OFF = 5.0
 TOLERANCE = 1e-7
 """Relative gain of a step below which a replicate is done."""
 NORMAL = 1.959964
@@ -164,6 +165,8 @@ class Fit:
     num_runs: int
     tied: tuple[str, ...] = ()
     """Parameters taken from another fit."""
+    num_off: int = 0
+    """Points more than ``FAR_OFF`` times the scale off the law."""
 
     @property
     def num_free(self) -> int:
@@ -173,8 +176,9 @@ class Fit:
     @property
     def aicc(self) -> float:
         """Akaike's criterion with the small-sample term (Hurvich and Tsai 1989), Huber's loss in the place of half
-        the squares; comparable between laws of the same points and bend. Infinite with too few points."""
-        n, k = self.num_points, self.num_free
+        the squares, and runs as the observations: checkpoints of one run are not independent. Comparable between
+        laws of the same points and bend; infinite with too few runs."""
+        n, k = self.num_runs, self.num_free
         if n <= k + 1:
             return math.inf
         return n * math.log(max(2 * self.loss, LEAST_SCALE**2)) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
@@ -267,8 +271,9 @@ def fit_law(
         weights = bootstrap_weights(data, len(best) - len(ties), num_draws, seed)
         draws = solve(law, data, draws, weights, bend, tied=tuple(ties))[0]
     scale = robust_scale(residuals, data.weights, len(best) - len(ties))
+    off = int((np.abs(residuals) * np.sqrt(data.weights) > FAR_OFF * scale).sum())
     mean_loss, num = loss / len(residuals), len(residuals)
-    return Fit(law, best, draws, mean_loss, bend, scale, num, data.num_runs, tuple(ties))
+    return Fit(law, best, draws, mean_loss, bend, scale, num, data.num_runs, tuple(ties), off)
 
 
 def bootstrap_weights(data: Data, num_parameters: int, num_draws: int, seed: int) -> Array:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analysis.law_fit import FAR_OFF
 from analysis.scaling_points import BASELINE, SAME_SIZE, Points, groups
 from analysis.style import k_name
 from analysis.words import flops as flops_words
@@ -131,6 +132,12 @@ def _form_warnings(plan: BudgetPlan, law: JointLaw) -> list[str]:
         found.append(
             f"The chosen form misses the largest sizes, to which it was not fitted, by {error:.0%}: more than "
             f"three times what single runs scatter by ({noise:.1%})."
+        )
+    fit = law.chosen.fit
+    if fit is not None and fit.num_off:
+        num = f"{fit.num_off} of {fit.num_points} points lie"
+        found.append(
+            f"{num} more than {FAR_OFF:g} times the scatter off the law: look at these runs before trusting it."
         )
     if not math.isfinite(error):
         found.append("No size could be held out (fewer than three): the form was chosen by AICc alone.")

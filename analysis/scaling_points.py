@@ -33,6 +33,8 @@ SAME_SIZE = 0.02
 """Parameter counts this close (relative) are one size."""
 SAME_COST = 0.05
 """Budgets this close (relative) are one: runs round theirs up to whole steps."""
+ALONG_A_LINE = 0.03
+"""Spread of ln N and ln D across their main direction, relative to that along it, from which they vary apart."""
 _NEEDED = ("model_parameters", "tokens", "train_flops")
 
 
@@ -110,9 +112,9 @@ def choose_points(evaluations: pd.DataFrame, target: str = "brierlm") -> Chosen:
     notes: list[str] = []
     rows = evaluations
     if "role" in rows:
-        rows = rows[rows["role"].fillna("run") != "check"]
+        rows = rows[_text(rows["role"], "run") != "check"]
     if "status" in rows:
-        rows = rows[rows["status"].fillna("completed").isin(["completed", "", "running", "interrupted"])]
+        rows = rows[_text(rows["status"], "completed").isin(["completed", "", "running", "interrupted"])]
     if target == "cross_entropy":
         rows = rows[rows["kind"] == "baseline"]
     rows = _known(rows, target, notes)
@@ -126,6 +128,11 @@ def choose_points(evaluations: pd.DataFrame, target: str = "brierlm") -> Chosen:
     return Chosen(_points(rows, target), phase, head, notes)
 
 
+def _text(column: pd.Series, missing: str = "") -> pd.Series:
+    """As text; a column that was empty in a file is one of numbers."""
+    return column.astype(object).where(column.notna(), missing).astype(str)
+
+
 def _known(rows: pd.DataFrame, target: str, notes: list[str]) -> pd.DataFrame:
     """Those with a value above 0, a size, tokens and FLOPs."""
     numbers = {name: pd.to_numeric(rows[name], errors="coerce") for name in (*_NEEDED, target)}
@@ -135,7 +142,7 @@ def _known(rows: pd.DataFrame, target: str, notes: list[str]) -> pd.DataFrame:
     value = numbers[target].astype(float)
     known = np.isfinite(value) & (value > 0)
     if target == "brierlm" and "weak_orders" in rows:
-        known &= rows["weak_orders"].fillna("") == ""
+        known &= _text(rows["weak_orders"]) == ""
         low = int((there & value.notna() & ~known).sum())
         if low:
             notes.append(
@@ -154,7 +161,7 @@ def _largest(
     """The rows of the value that most runs have (ties: the last by name: decayed before constant)."""
     if rows.empty or column not in rows:
         return rows
-    values = rows[column].fillna("").astype(str)
+    values = _text(rows[column])
     if allowed is not None:
         rows, values = rows[values.isin(allowed)], values[values.isin(allowed)]
     counts = rows["run_id"].groupby(values).nunique()
@@ -240,17 +247,26 @@ def budgets_of(points: Points) -> Array:
 
 
 def lacking(points: Points, *, what: str = "a law in size and data") -> str:
-    """Why the points cannot carry a law in N and D; empty where they can."""
+    """Why the points cannot carry a law in N and D; empty where they can. One family that can is enough: the
+    others share its exponents."""
     if not len(points):
         return f"{what} needs scores above 0 with known parameters, tokens and FLOPs; there are none"
+    families = sorted({int(k) for k in points.family})
+    reasons = [_lacking(points.take(points.family == family), what) for family in families]
+    return "" if "" in reasons else reasons[0]
+
+
+def _lacking(points: Points, what: str) -> str:
+    """Of one family."""
     sizes = groups(points.num_parameters, SAME_SIZE)
     if len(sizes) < 2:
-        return f"{what} needs at least two model sizes; all points have {points.num_parameters[0]:.3g} parameters"
+        num = points.num_parameters[0]
+        return f"{what} needs at least two model sizes of a family; all points here have {num:.3g} parameters"
     if max(len(groups(points.tokens[mask], SAME_COST)) for mask in sizes) < 2:
         return f"{what} needs at least two amounts of data at some size; each size was trained on one only"
-    design = np.column_stack([np.ones(len(points)), np.log(points.num_parameters), np.log(points.tokens)])
-    values = np.linalg.svd(design - design.mean(axis=0), compute_uv=False)
-    if values[1] < 0.02 * values[0]:
+    logs = np.column_stack([np.log(points.num_parameters), np.log(points.tokens)])
+    values = np.linalg.svd(logs - logs.mean(axis=0), compute_uv=False)
+    if values[1] < ALONG_A_LINE * values[0]:
         return f"{what} needs sizes and tokens that vary apart; here tokens follow from the size"
     return ""
 

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis import plots_scaling
 from analysis.budget_plan import BudgetPlan, plan_by
 from analysis.joint_law import JointLaw, fit_joint
+from analysis.law_fit import NUM_DRAWS
 from analysis.planning_words import FAR, extrapolation
 from analysis.scaling_law import LossLaw, fit_loss, loss_sentences
 from analysis.scaling_points import budgets_of
@@ -43,10 +44,14 @@ class ScalingParts:
         return not (self.pictures or self.tables)
 
 
-def scaling_parts(runs: RunTable | pd.DataFrame, *, with_pictures: bool = True) -> ScalingParts:
-    """Fit both laws to a table of runs (or its evaluations) and make everything a report shows of them."""
+def scaling_parts(
+    runs: RunTable | pd.DataFrame, *, with_pictures: bool = True, num_draws: int = NUM_DRAWS
+) -> ScalingParts:
+    """Fit both laws to a table of runs (or its evaluations) and make everything a report shows of them.
+
+    ``num_draws``: of the bootstrap."""
     evaluations = runs.evaluations if isinstance(runs, RunTable) else runs
-    law, loss = fit_joint(evaluations), fit_loss(evaluations)
+    law, loss = fit_joint(evaluations, num_draws=num_draws), fit_loss(evaluations, num_draws=num_draws)
     plans: list[BudgetPlan] = []
     if law.chosen is not None:
         trained = budgets_of(law.points)[-MAX_BUDGETS:]
