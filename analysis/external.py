@@ -15,6 +15,7 @@ so such rows are shown and fitted beside ours and never compared with them. The 
 
 from __future__ import annotations
 
+import csv
 import difflib
 import warnings
 from collections.abc import Callable
@@ -147,9 +148,12 @@ def _read(path: Path) -> pd.DataFrame:
 def _read_csv(path: Path) -> pd.DataFrame:
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with more cells than there are columns
-        return pd.read_csv(
+        raw = pd.read_csv(
             path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False, skip_blank_lines=False
         )
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        names = next(csv.reader(file))  # pandas renames a name that is there twice
+    return raw.set_axis(names, axis=1) if len(names) == raw.shape[1] else raw
 
 
 def _named(raw: pd.DataFrame, file: _File) -> pd.DataFrame:
