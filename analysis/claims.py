@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 
 from analysis.comparison import Comparison, Setting, best_setting
@@ -34,6 +35,9 @@ from analysis.words import missing, plain
 from workbench.pairs import against_floor
 from workbench.seeds import setting_difference
 from workbench.uncertainty import t_quantile
+
+MAX_CONTROLLED = 3000
+"""Controlled pairs that are compared; thousands of settings have hundreds of thousands of pairs."""
 
 
 def setting_gap(first: Setting, second: Setting, comparison: Comparison, *, comparisons: int = 1) -> Difference:
@@ -58,6 +62,7 @@ def _gap(
         paired.clusters,
         comparison.noise,
         comparisons=comparisons,
+        linearise=paired.linearise,
     )
     tau = None if found.weak else found.position_sd
     return Difference(found.value, found.low, found.high, comparisons, position_sd=tau)
@@ -177,7 +182,8 @@ class ControlledPair:
 
 
 def controlled_pairs(comparison: Comparison) -> list[ControlledPair]:
-    """All of them, by parameter and value, corrected for their number.
+    """All of them, by parameter and value, corrected for their number. Of more than ``MAX_CONTROLLED`` only those
+    with the best setting of a group are compared, still corrected for all.
 
     What follows from the parameters by a stated rule (the rate from the width, say) may differ as well, and so may
     what only one of the two settings has: fields of its head, say, of two that differ in the head."""
@@ -186,13 +192,15 @@ def controlled_pairs(comparison: Comparison) -> list[ControlledPair]:
     first = [s.runs.iloc[0] for s in settings]
     values = [{name: run[name] if applies(run, name) else None for name in names} for run in first]
     found: list[tuple[str, int, int]] = []
-    for i, j in itertools.combinations(range(len(settings)), 2):
-        both = [name for name in names if not missing(values[i][name]) and not missing(values[j][name])]
-        differing = [name for name in both if plain(values[i][name]) != plain(values[j][name])]
-        if len(differing) == 1:
-            name = differing[0]
-            ordered = sorted((i, j), key=lambda n: _order(values[n][name]))
-            found.append((name, ordered[0], ordered[1]))
+    for i, j, place_of_name in _one_apart(values, names):
+        name = names[place_of_name]
+        ordered = sorted((i, j), key=lambda n: _order(values[n][name]))
+        found.append((name, ordered[0], ordered[1]))
+    num = len(found)
+    if num > MAX_CONTROLLED:
+        best = {best_setting(group).run_ids[0] for key, group in comparison.groups if key is not None}
+        picked = {i for i, setting in enumerate(settings) if setting.run_ids[0] in best}
+        found = [item for item in found if item[1] in picked or item[2] in picked]
 
     def place(item: tuple[str, int, int]) -> tuple[object, ...]:
         name, i, j = item
@@ -204,10 +212,27 @@ def controlled_pairs(comparison: Comparison) -> list[ControlledPair]:
             name,
             settings[i],
             settings[j],
-            setting_gap(settings[j], settings[i], comparison, comparisons=len(found)),
+            setting_gap(settings[j], settings[i], comparison, comparisons=num),
         )
         for name, i, j in sorted(found, key=place)
     ]
+
+
+def _one_apart(values: Sequence[Mapping[str, object]], names: Sequence[str]) -> list[tuple[int, int, int]]:
+    """(i, j, place of the name) of all pairs that differ in exactly one of the names that both have."""
+    codes = np.full((len(values), len(names)), -1)
+    for place, name in enumerate(names):
+        known: dict[str, int] = {}
+        for i, row in enumerate(values):
+            if not missing(row[name]):
+                codes[i, place] = known.setdefault(plain(row[name]), len(known))
+    found = []
+    for i in range(len(values) - 1):
+        rest = codes[i + 1 :]
+        differing = (rest != codes[i]) & (rest >= 0) & (codes[i] >= 0)
+        for j in np.flatnonzero(differing.sum(1) == 1):
+            found.append((i, i + 1 + int(j), int(differing[j].argmax())))
+    return found
 
 
 def _order(value: object) -> tuple[int, float, str]:

@@ -21,7 +21,7 @@ from workbench.errors import RunError
 from workbench.pairs import align
 from workbench.positions import FLOORS, POSITIONS, FloorScores, PositionScores, read_floors, read_positions
 from workbench.records import RunRecord
-from workbench.uncertainty import NUM_ORDERS
+from workbench.uncertainty import NUM_ORDERS, Linearised
 
 MAX_NAMED = 3
 """Runs that one warning names; the rest are counted."""
@@ -120,6 +120,8 @@ class PairedScores:
     """(W,)."""
     most_windows: int
     """Of one of these runs; more than W where they differ."""
+    linear: dict[int, Linearised] = field(default_factory=dict, compare=False, repr=False)
+    """What was found so far, by the identity of the array."""
 
     @property
     def num_windows(self) -> int:
@@ -135,6 +137,13 @@ class PairedScores:
 
     def holds(self, run_ids: Iterable[str]) -> bool:
         return all(run_id in self.values for run_id in run_ids)
+
+    def linearise(self, values: npt.NDArray[np.float32], clusters: npt.NDArray[np.int64]) -> Linearised:
+        """``Linearised.of`` one of ``values``, found once: the best run of a group is compared with all others."""
+        found = self.linear.get(id(values))
+        if found is None:
+            found = self.linear[id(values)] = Linearised.of(values, clusters)
+        return found
 
     def of(self, run_ids: Iterable[str]) -> list[npt.NDArray[np.float32]]:
         return [self.values[run_id] for run_id in run_ids]

@@ -14,6 +14,7 @@ from analysis import style
 from analysis.comparison import Comparison
 from analysis.dimension import Dimension, Key
 from analysis.frontier import frontiers
+from analysis.plots_many import MANY_POINTS, bands_text, draw_bands
 from analysis.plots_scores import draw_scores
 from analysis.rows import FLOORS, ORDERS
 from analysis.scores import bound_text
@@ -30,7 +31,10 @@ def main_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | None:
         return None
     figure, axes = style.new_figure(style.WIDE)
     dimension = comparison.dimension
-    for _, run in points.groupby("run_id", sort=False):
+    many = len(points) > MANY_POINTS
+    if many:
+        draw_bands(axes, points, dimension)
+    for _, run in points.groupby("run_id", sort=False) if not many else ():
         key = dimension.key(run.iloc[0])
         _curve(axes, run, dimension.colour(key), dimension.marker(key))
     best = frontiers(points)
@@ -51,13 +55,14 @@ def main_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | None:
     axes.set_ylabel(BRIERLM)
     _main_legend(axes, set(points["phase"]), list(dict.fromkeys(best["models"])) if len(best) else [])
     style.label_right(axes, labels)
+    shown = "Every checkpoint of every trial and baseline with one standard error"
     return style.render(
         figure,
         "frontier",
         "BrierLM against training compute",
-        "Every checkpoint of every trial and baseline with one standard error; FLOPs as executed. Frontier "
+        f"{bands_text(len(points)) if many else f'{shown};'} FLOPs as executed. Frontier "
         "points are ringed: at constant rate joined by a line, ends of decays by dashes. Dashed grey lines: "
-        "n-gram tables on the same positions." + bound_text(points),
+        "n-gram tables on the same positions." + ("" if many else bound_text(points)),
     )
 
 

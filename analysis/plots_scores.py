@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from analysis.plots_many import MANY_BOUNDS, draw_bounds
 from analysis.scores import bounds
 
 
@@ -41,6 +42,9 @@ def draw_scores(
             elinewidth=line_width,
             alpha=alpha,
         )
+    if only_bound.sum() > MANY_BOUNDS:
+        draw_bounds(axes, places[only_bound], rows[only_bound], colour=colour, width=line_width, alpha=alpha)
+        return
     for place, (_, row) in zip(places[only_bound], rows[only_bound].iterrows(), strict=True):
         high = float(row["brierlm_high"])
         axes.annotate(

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page, figures, data and LaTeX tables of a study.
+"""The report: one self-contained HTML page, figures, data, LaTeX tables and a page a run.
 
 Everything comes from the run folders and nothing from the clock, so two reports on the same runs are
 the same byte for byte. A folder is written beside its place and swapped in when it is complete.
@@ -6,34 +6,37 @@ the same byte for byte. A folder is written beside its place and swapped in when
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import jinja2
 import pandas as pd
-from markupsafe import Markup, escape
 
 from analysis import plots, sections, sections_compared, sections_sampling, style, tables, texts
 from analysis.ablation import Effect, effects
 from analysis.claims import ControlledPair, controlled_pairs
+from analysis.comparison import Comparison
 from analysis.correlation import Correlation, answer, correlate
 from analysis.correlation import details as correlation_details
-from analysis.samples import visible_whole
+from analysis.differences import differences_section
+from analysis.files_written import HTML, Content, refuse_foreign, table_frames, write_content
+from analysis.page import render
+from analysis.pages import page_names, run_pages
 from analysis.sections import Section
-from analysis.style import Picture
 from analysis.table import RunTable, StudyInfo, choose_studies, load_runs
 from analysis.texts import Part
 from analysis.verdict import Verdict, headline
-from analysis.words import Table, to_latex
-from workbench.errors import OutputError
-from workbench.files import writable_folder
+from analysis.words import Link, Table, mlflow_url
 
-HTML = "report.html"
-PARTS = (HTML, "figures", "data", "tables")
+__all__ = ["HTML", "Content", "Written", "build", "write_report", "write_reports"]
+
+CORRELATION = "correlation"
+"""Name of the study whose question is the correlation."""
+ALWAYS_SAID = ("key-numbers", "rules", "runs", "environment")
+"""Sections that stay where they have nothing to show: a study without runs must say so."""
 
 
 @dataclass(frozen=True)
@@ -46,97 +49,163 @@ class Written:
 
 
 def write_reports(
-    home: Path | str, studies: list[str] | None = None, out: Path | str | None = None
+    home: Path | str,
+    studies: list[str] | None = None,
+    out: Path | str | None = None,
+    *,
+    external: Sequence[Path] = (),
+    reload: int | None = None,
 ) -> list[Written]:
     """A report for each study (default: all under ``home``).
 
     One study goes to ``out`` itself, several to a folder each below it; without ``out`` to
-    ``reports/STUDY`` beside ``home``. Raises StudyError for an unknown study and OutputError where
-    nothing can be written or ``out`` holds something that is not a report."""
+    ``reports/STUDY`` beside ``home``. ``external``: files with anybody's results, shown beside the study's;
+    ``reload``: seconds after which the page loads itself again. Raises StudyError for an unknown study and
+    OutputError where nothing can be written or ``out`` holds something that is not a report."""
     home = Path(home).resolve()
     chosen = choose_studies(home, studies)
     written = []
     for name in chosen:
-        base = home.parent / "reports" if out is None else Path(out).resolve()
-        folder = base if out is not None and len(chosen) == 1 else base / name
-        written.append(write_report(home, name, folder))
+        folder = report_folder(home, name, out, alone=len(chosen) == 1)
+        written.append(write_report(home, name, folder, external=external, reload=reload))
     return written
 
 
-def write_report(home: Path, study: str, folder: Path) -> Written:
+def report_folder(home: Path, study: str, out: Path | str | None, *, alone: bool) -> Path:
+    """Where the report of one study goes."""
+    base = home.parent / "reports" if out is None else Path(out).resolve()
+    return base if out is not None and alone else base / study
+
+
+def write_report(
+    home: Path, study: str, folder: Path, *, external: Sequence[Path] = (), reload: int | None = None
+) -> Written:
     """Build the report of one study and swap it in at ``folder``."""
-    _refuse_foreign(folder)
+    refuse_foreign(folder)
     table = load_runs(home, [study])
-    content = build(table, study)
-    _swap_in(folder, lambda temporary: _write_parts(temporary, table, content))
-    return Written(study, folder / HTML, table.warnings)
+    html = write_content(build(table, study, external=external, reload=reload), folder)
+    return Written(study, html, table.warnings)
+
+
+# ---------------------------------------------------------------------------- the list of sections
 
 
 @dataclass(frozen=True)
-class Content:
-    """A built report, in memory."""
+class Found:
+    """What the sections are made from, found once."""
 
-    html: str
-    pictures: list[Picture]
-    tables: list[Table]
-    pairs: pd.DataFrame
-    """Controlled pairs, one a row."""
+    table: RunTable
+    info: StudyInfo
+    parts: list[Part]
+    shown: Part
+    """The text that sections show which can show only one."""
+    effects: list[Effect]
+    pairs: list[ControlledPair]
+    correlations: list[Correlation]
+    external: Sequence[Path] = ()
+
+    @property
+    def comparison(self) -> Comparison:
+        return self.shown.comparison
 
 
-def build(table: RunTable, study: str) -> Content:
-    """All sections of the report on ``study``; ``table`` holds its runs only."""
-    info = table.studies[study]
-    parts = texts.parts_of(table)
+Maker = Callable[[Found], "Section | list[Section] | None"]
+
+
+def _of_shown(make: Maker) -> Maker:
+    """Of a section about one text, which says so where there are several."""
+
+    def made(found: Found) -> Section | list[Section] | None:
+        result = make(found)
+        for section in result if isinstance(result, list) else [result] if result else []:
+            if len(found.parts) > 1 and (section.pictures or section.tables):
+                section.notes.insert(0, f"Runs on {found.shown.text} only.")
+        return result
+
+    return made
+
+
+SECTIONS: list[Maker] = [
+    lambda f: differences_section(f.table),
+    lambda f: sections.key_section(f.table, f.parts, f.shown),
+    _of_shown(lambda f: sections_compared.compared_section(f.comparison, f.shown.places, f.pairs)),
+    _of_shown(lambda f: sections_compared.noise_section(f.comparison, f.shown.places, f.pairs)),
+    _of_shown(lambda f: sections.effects_section(f.comparison, f.effects)),
+    _of_shown(lambda f: sections_sampling.calls_section(f.table, f.comparison)),
+    _of_shown(lambda f: sections_sampling.samplers_section(f.table, f.comparison)),
+    lambda f: sections_sampling.samples_section(f.table, f.parts),
+    lambda f: sections.autoencoder_section(f.table),
+    _of_shown(lambda f: sections.bottleneck_section(f.table, f.comparison)),
+    lambda f: sections.correlation_section(f.correlations),
+    lambda f: external_sections(f.comparison, f.external),
+    lambda f: sections.importance_section(f.info),
+    _of_shown(lambda f: sections.orders_section(f.comparison, f.shown.places, f.shown.floors)),
+    _of_shown(lambda f: sections.cost_section(f.comparison)),
+    _of_shown(lambda f: sections.checks_section(f.table, f.comparison)),
+    lambda f: linked(sections.runs_section(f.table, f.parts), f.table.runs),
+    lambda f: sections.rules_section(f.table, f.parts, f.shown),
+    lambda f: _environment_section(f.table),
+]
+"""In the order of the page. One with nothing to show is left out; what it would have said to a question that the
+study asked goes to the section "Not answered"."""
+
+
+def made_sections(found: Found) -> list[Section]:
+    """All that have something to show, and at the end what stays open."""
+    made: list[Section] = []
+    for make in SECTIONS:
+        result = make(found)
+        made += result if isinstance(result, list) else [result] if result is not None else []
+    stays = [section for section in made if not section.empty or section.id in ALWAYS_SAID]
+    open_ones = [section for section in made if section not in stays and section.id in _asked(found)]
+    if open_ones:
+        notes = [f"{section.title}: {note}" for section in open_ones for note in section.notes]
+        place = next((i for i, section in enumerate(stays) if section.id == "runs"), len(stays))
+        stays.insert(place, Section("open", "Not answered", notes))
+    return stays
+
+
+def _asked(found: Found) -> set[str]:
+    """Sections whose question the study asked, or whose answer the comparisons rest on."""
+    asked = {"checks", "noise", "bottleneck"} if len(found.comparison.finals) else set()
+    if found.info.parameters:
+        asked |= {"parameters", "importance"}
+    if found.info.spec.get("study") == CORRELATION:
+        asked.add("correlation")
+    return asked
+
+
+def build(table: RunTable, study: str, *, external: Sequence[Path] = (), reload: int | None = None) -> Content:
+    """The whole report on ``study``; ``table`` holds its runs only."""
+    info, parts = table.studies[study], texts.parts_of(table)
     shown = texts.largest(parts)
-    comparison, floors = shown.comparison, shown.floors
-    found = effects(comparison, table.runs, table.config_columns)
-    pairs = controlled_pairs(comparison)
-    results = correlate(texts.comparable(table))
+    comparison = shown.comparison
+    found = Found(
+        table=table,
+        info=info,
+        parts=parts,
+        shown=shown,
+        effects=effects(comparison, table.runs, table.config_columns),
+        pairs=controlled_pairs(comparison),
+        correlations=correlate(texts.comparable(table)),
+        external=external,
+    )
     with style.house_style():
-        main = plots.main_figure(comparison, floors)
-        calls = sections_sampling.calls_section(table, comparison)
-        samplers = sections_sampling.samplers_section(table, comparison)
-        samples = sections_sampling.samples_section(table, parts)
-        contents = [
-            sections.key_section(table, parts, shown),
-            *_of_one_text(
-                parts,
-                shown,
-                [
-                    sections_compared.compared_section(comparison, shown.places, pairs),
-                    sections_compared.noise_section(comparison, shown.places, pairs),
-                    sections.effects_section(comparison, found),
-                    *[section for section in (calls, samplers) if section],
-                ],
-            ),
-            *[section for section in (samples,) if section],
-            sections.autoencoder_section(table),
-            *_of_one_text(parts, shown, [sections.bottleneck_section(table, comparison)]),
-            sections.correlation_section(results),
-            sections.importance_section(info),
-            *_of_one_text(
-                parts,
-                shown,
-                [
-                    sections.orders_section(comparison, shown.places, floors),
-                    sections.cost_section(comparison),
-                    sections.checks_section(table, comparison),
-                ],
-            ),
-            sections.runs_section(table, parts),
-        ]
-    contents.append(sections.rules_section(table, parts, shown))
-    environment = Section("environment", "Environment")
-    environment.add(tables.environment_table(table.environments), "No run recorded its environment.")
-    contents.append(environment)
+        main = plots.main_figure(comparison, shown.floors)
+        contents = made_sections(found)
     if main is not None and len(parts) > 1:
         main = replace(main, title=f"{main.title}, {shown.text}")
-    html = _template().render(
+    pictures = ([main] if main else []) + [picture for section in contents for picture in section.pictures]
+    html = render(
+        "report.html.j2",
+        pictures=pictures,
+        reload=reload,
         study=study,
         info=info,
-        counts=_counts(table.runs),
-        verdict=_verdict(parts, found, pairs, results, sections_sampling.verdict_words(table, comparison)),
+        counts=counts(table.runs),
+        verdict=verdict_of(found),
         main=main,
+        evaluated=bool(len(table.evaluations)),
         comparison=comparison,
         sections=contents,
         warnings=table.warnings,
@@ -144,37 +213,63 @@ def build(table: RunTable, study: str) -> Content:
         mixed=texts.mixed_words(parts),
         seen=sections.seen_words(parts),
         reproduce=_reproduce(study, info),
-        inline=_inline,
     )
-    pictures = ([main] if main else []) + [picture for section in contents for picture in section.pictures]
-    return Content(
-        html,
-        pictures,
-        [item for section in contents for item in section.tables],
-        sections_compared.pairs_frame(comparison, pairs),
-    )
+    frames = {
+        **table_frames(table),
+        "controlled_pairs": sections_compared.pairs_frame(comparison, found.pairs),
+        **{name: frame for section in contents for name, frame in section.frames.items()},
+    }
+    made_tables = [item for section in contents for item in section.tables]
+    return Content(html, pictures, made_tables, frames, run_pages(table, study))
 
 
-def _of_one_text(parts: list[Part], shown: Part, found: list[Section]) -> list[Section]:
-    """The same sections, saying which text they are about where there are several."""
-    for section in found:
-        if len(parts) > 1 and (section.pictures or section.tables):
-            section.notes.insert(0, f"Runs on {shown.text} only.")
-    return found
+# ---------------------------------------------------------------------------- single sections
 
 
-def _verdict(
-    parts: list[Part],
-    found: list[Effect],
-    pairs: list[ControlledPair],
-    results: list[Correlation],
-    sampling: list[str],
-) -> Verdict:
-    """Of every text; a study of nothing but token baselines answers whether BrierLM and cross-entropy agree.
-    ``sampling``: what there is to say about network calls and samplers."""
-    shown = texts.largest(parts)
+def external_sections(comparison: Comparison, files: Sequence[Path]) -> list[Section]:
+    """Of results that were not made here; none without ``--data``."""
+    if not files:
+        return []
+    external = importlib.import_module("analysis.external")
+    shown: Any = importlib.import_module("analysis.sections_external")
+    frame = pd.concat([external.read_external(path) for path in files], ignore_index=True)
+    made = shown.external_section(comparison, frame)
+    return [made] if made is not None else []
+
+
+def linked(section: Section, runs: pd.DataFrame) -> Section:
+    """The table of runs with links to the runs' pages, and to MLflow in a column of their own."""
+    urls = [
+        mlflow_url(*row)
+        for row in zip(runs["mlflow_uri"], runs["mlflow_experiment"], runs["mlflow_run"], strict=True)
+    ]
+    names = page_names(runs["run_id"].astype(str).tolist())
+    for i, item in enumerate(section.tables):
+        if item.name != "runs":
+            continue
+        rows = []
+        for row, name, url in zip(item.rows, names, urls, strict=True):
+            label = row[0].text if isinstance(row[0], Link) else row[0]
+            there = [Link("open", url) if url else "–"] if any(urls) else []
+            rows.append([Link(label, f"runs/{name}"), *row[1:], *there])
+        columns = [*item.columns, *(["MLflow"] if any(urls) else [])]
+        section.tables[i] = Table(item.name, item.caption, columns, rows, item.numeric)
+    return section
+
+
+def _environment_section(table: RunTable) -> Section:
+    environment = Section("environment", "Environment")
+    environment.add(tables.environment_table(table.environments), "No run recorded its environment.")
+    return environment
+
+
+def verdict_of(found: Found) -> Verdict:
+    """Of every text; a study of nothing but token baselines answers whether BrierLM and cross-entropy agree."""
+    parts, shown, results = found.parts, found.shown, found.correlations
+    sampling = sections_sampling.verdict_words(found.table, shown.comparison)
     each = [
-        headline(part.comparison, part.places, *((found, pairs) if part is shown else ([], []))) for part in parts
+        headline(part.comparison, part.places, *((found.effects, found.pairs) if part is shown else ([], [])))
+        for part in parts
     ]
     only_baselines = bool(results) and all(part.comparison.calm.empty for part in parts)
     if len(parts) == 1 and not only_baselines:
@@ -194,7 +289,7 @@ def _verdict(
 # ---------------------------------------------------------------------------- words
 
 
-def _counts(runs: pd.DataFrame) -> str:
+def counts(runs: pd.DataFrame) -> str:
     """``14 trials (9 completed, 3 pruned), 3 baselines (3 completed)``."""
     parts = []
     names = {"trial": "trial", "baseline": "baseline", "run": "run", "check": "sensitivity check"}
@@ -220,96 +315,3 @@ def _reproduce(study: str, info: StudyInfo) -> list[str]:
         lines.append(f"calm study run {module}{options}")
     lines.append(f"calm report {study}")
     return lines
-
-
-# ---------------------------------------------------------------------------- files
-
-
-def _inline(picture: Picture) -> Markup:
-    return Markup(style.inline(picture, str(escape(f"{picture.title}. {picture.text}"))))
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.tests["link"] = lambda cell: not isinstance(cell, str)
-    return environment.get_template("report.html.j2")
-
-
-def _write_parts(folder: Path, table: RunTable, content: Content) -> None:
-    for part in PARTS[1:]:
-        (folder / part).mkdir()
-    (folder / HTML).write_text(content.html, encoding="utf-8")
-    for picture in content.pictures:
-        (folder / "figures" / f"{picture.name}.svg").write_text(picture.svg, encoding="utf-8")
-        (folder / "figures" / f"{picture.name}.png").write_bytes(picture.png)
-    for item in content.tables:
-        (folder / "tables" / f"{item.name}.tex").write_text(to_latex(item), encoding="utf-8")
-    for name, frame in (
-        ("runs", table.runs),
-        ("evaluations", table.evaluations),
-        ("autoencoders", table.autoencoders),
-        ("kl_per_dim", table.kl_per_dim),
-        ("floors", table.floors),
-        ("bottlenecks", table.bottlenecks),
-        ("controlled_pairs", content.pairs),
-        ("calls", table.calls),
-        ("tradeoffs", table.tradeoffs),
-        ("samples", table.samples.assign(**{c: table.samples[c].map(visible_whole) for c in ("prompt", "text")})),
-    ):
-        plain_frame = _storable(frame)
-        plain_frame.to_csv(folder / "data" / f"{name}.csv", index=False, lineterminator="\n")
-        plain_frame.to_parquet(folder / "data" / f"{name}.parquet", index=False)
-
-
-def _storable(frame: pd.DataFrame) -> pd.DataFrame:
-    """Parquet wants one type a column: columns of mixed types become text."""
-    result = frame.reset_index(drop=True).copy()
-    for name in result.columns:
-        if result[name].dtype != object:
-            continue
-        present = [value for value in result[name] if not pd.isna(value)]
-        kinds = {type(value) for value in present}
-        if kinds <= {int, float} and kinds:
-            result[name] = pd.to_numeric(result[name])
-        elif len(kinds) > 1:
-            result[name] = result[name].map(lambda value: None if pd.isna(value) else str(value))
-    return result
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """A full folder that holds no report is somebody's own: it must not be replaced."""
-    if folder.is_dir() and not (folder / HTML).exists() and any(folder.iterdir()):
-        raise OutputError(f"{folder} is not empty and holds no {HTML}; choose another folder with --out")
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file; a folder for the report is wanted: choose another with --out")
-
-
-def _swap_in(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write into a folder beside ``folder``, then put it in its place. What else lay in the old one is kept."""
-    writable_folder(folder.parent)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    fresh, old = temporary / "new", temporary / "old"
-    try:
-        fresh.mkdir()
-        write(fresh)
-        if folder.exists():
-            os.replace(folder, old)
-        try:
-            os.replace(fresh, folder)
-        except OSError:
-            if old.exists():
-                os.replace(old, folder)
-            raise
-        for extra in old.iterdir() if old.exists() else ():
-            if extra.name not in PARTS:
-                os.replace(extra, folder / extra.name)
-    except OSError as error:
-        raise OutputError(f"cannot write the report to {folder}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

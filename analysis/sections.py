@@ -43,6 +43,8 @@ class Section:
     pictures: list[Picture] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    frames: dict[str, pd.DataFrame] = field(default_factory=dict)
+    """Written under data/ as CSV and Parquet, by file name."""
 
     @property
     def empty(self) -> bool:

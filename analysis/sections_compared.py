@@ -122,8 +122,13 @@ def pairs_table(comparison: Comparison, pairs: list[ControlledPair]) -> Table:
                 pair.difference.verdict,
             ]
         )
+    num = max([len(pairs), *(pair.difference.comparisons for pair in pairs)])
     caption = f"Controlled pairs: {_what(comparison)}s that differ in one parameter and agree in all others that "
-    caption += f"were searched. Intervals are corrected for {_comparisons(len(pairs))}."
+    caption += f"were searched. Intervals are corrected for {_comparisons(num)}."
+    if len(pairs) < num:
+        caption += (
+            f" There are {num:,} such pairs: only those with the best {_what(comparison)} of a group are compared."
+        )
     if len(shown) < len(pairs):
         caption += f" {len(shown)} of {len(pairs)} are shown, those with a decision or with the best setting; all "
         caption += "are in data/controlled_pairs.csv."

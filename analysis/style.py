@@ -11,9 +11,9 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib
@@ -21,6 +21,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from analysis.paper_figures import paper_files
 
 WIDE = (4.8, 4.1)
 """Inches; a figure of its own row. Labels stay legible at half a page and on a phone."""
@@ -82,6 +84,10 @@ class Picture:
     svg: str
     png: bytes
     small: bool
+    paper: dict[str, bytes] = field(default_factory=dict)
+    """``column.pdf``, ``column.svg``, ``page.pdf``, ``page.svg`` (``analysis.paper_figures``)."""
+    data: str = ""
+    """File under data/ that holds what it shows; by default the one that its name belongs to."""
 
 
 @contextmanager
@@ -97,28 +103,31 @@ def new_figure(size: tuple[float, float] = WIDE) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def render(figure: Figure, name: str, title: str, text: str) -> Picture:
-    """SVG text and PNG bytes, without dates or versions."""
+def render(figure: Figure, name: str, title: str, text: str, *, data: str = "") -> Picture:
+    """SVG text, PNG bytes and the files for a paper, without dates or versions. The figure is spent afterwards."""
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
     figure.set_layout_engine("none")  # keep what was laid out: laying out again takes as long as drawing
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     content = "\n".join(line.rstrip() for line in svg.getvalue().splitlines()) + "\n"
-    return Picture(name, title, text, content, png.getvalue(), small=figure.get_figwidth() < WIDE[0])
+    small = figure.get_figwidth() < WIDE[0]
+    return Picture(name, title, text, content, png.getvalue(), small, paper_files(figure, small=small), data)
 
 
-def inline(picture: Picture, escaped_text: str) -> str:
+def inline(picture: Picture, title: str, text: str, themed: Callable[[str], str] = str) -> str:
     """The SVG as an element of an HTML page: no prologue, no metadata, ids of its own, scalable.
 
-    ``escaped_text``: its description, already escaped for an attribute."""
-    body = picture.svg[picture.svg.index("<svg") :]
+    ``title``, ``text``: already escaped; ``themed``: applied to the drawing."""
+    body = themed(picture.svg[picture.svg.index("<svg") :])
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     head, rest = body.split(">", 1)
     head = re.sub(r'\s(?:width|height)="[^"]*"', "", head)
     rest = re.sub(r'\bid="([^"]+)"', rf'id="{picture.name}-\1"', rest)
     rest = re.sub(r"url\(#([^)]+)\)", rf"url(#{picture.name}-\1)", rest)
     rest = re.sub(r'href="#([^"]+)"', rf'href="#{picture.name}-\1"', rest)
-    return f'{head} role="img" aria-label="{escaped_text}">{rest}'
+    names = f'role="img" aria-labelledby="{picture.name}-title {picture.name}-desc"'
+    words = f'<title id="{picture.name}-title">{title}</title><desc id="{picture.name}-desc">{text}</desc>'
+    return f"{head} {names}>{words}{rest}"
 
 
 def k_colour(k: int | None) -> str:

@@ -128,6 +128,8 @@ class RunTable:
     studies: dict[str, StudyInfo]
     config_columns: list[str]
     warnings: list[str]
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The whole configuration with dotted names, by run id."""
 
 
 def known_studies(home: Path | str) -> list[str]:
@@ -203,6 +205,7 @@ def load_runs(home: Path | str, studies: list[str] | None = None) -> RunTable:
         studies=infos,
         config_columns=columns,
         warnings=warnings,
+        configs={item.record.run_id: item.config for item in loaded},
     )
 
 
@@ -212,9 +215,14 @@ def _name_settings(
     """Fill the column ``setting`` of the frames, in place."""
     calm = runs[(runs["kind"] == "calm") & runs["at_budget"]]
     names = setting_names(runs, list(dict.fromkeys(searched)) or varied(calm, columns), columns)
-    words = {str(run["run_id"]): names.words(run) for run in runs.to_dict("records")}
+    words = {str(run["run_id"]): names.words(run) for run in rows_of(runs)}
     for frame in frames:
         frame["setting"] = [words[str(run_id)] for run_id in frame["run_id"]]
+
+
+def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """One dictionary a row: much faster than rows as Series."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 # ---------------------------------------------------------------------------- reading

@@ -187,12 +187,12 @@ def settings_table(parts: list[Part], columns: list[str]) -> Table:
 
 
 def _setting_row(group: pd.DataFrame, comparison: Comparison) -> list[Cell]:
-    first, mean = group.iloc[0], mean_of(group["brierlm"].tolist())
+    kind, mean = group["kind"].iloc[0], mean_of(group["brierlm"].tolist())
     only_bound = bounds(group)
     error = number(float((group["brierlm_se"] ** 2).mean()) ** 0.5)
     return [
-        "baseline" if first["kind"] == "baseline" else "CALM",
-        comparison.names.words(first),
+        "baseline" if kind == "baseline" else "CALM",
+        comparison.names.words(group.iloc[0]),
         str(len(group)),
         f"[0, {number(group['brierlm_high'].max())}]" if only_bound.all() else number(mean.value),
         MISSING if mean.sd is None else number(mean.sd),

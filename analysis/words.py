@@ -240,12 +240,32 @@ _LATEX = {
     "μ": r"$\mu$",
     **{mark: f"$^{{{plain_mark}}}$" for mark, plain_mark in zip("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789", strict=True)},
     "\n": " ",
+    "\t": " ",
+    "ε": r"$\varepsilon$",
+    "≈": r"$\approx$",
+    "√": r"$\surd$",
+    "…": r"\dots{}",
+    "“": "``",
+    "”": "''",
+    "‘": "`",
+    "’": "'",
+    "—": "---",
+    "\u00a0": "~",
+    "\u202f": r"\,",
 }
+_LATIN = 0x17F
+"""The last character that LaTeX's T1 fonts are sure to have."""
 
 
 def latex_escape(text: str) -> str:
-    """Text that LaTeX sets as it is written."""
-    return "".join(_LATEX.get(c, c) for c in text).replace("}$$^{", "")  # 10¹² has one exponent
+    """Text that LaTeX sets as it is written; what its fonts lack (emoji, other scripts) by its number."""
+    return "".join(map(_latex_character, text)).replace("}$$^{", "")  # 10¹² has one exponent
+
+
+def _latex_character(c: str) -> str:
+    if c in _LATEX:
+        return _LATEX[c]
+    return c if ord(c) <= _LATIN and c.isprintable() else f"[U+{ord(c):04X}]"
 
 
 def to_latex(table: Table) -> str:
@@ -261,5 +281,7 @@ def to_latex(table: Table) -> str:
         r"\midrule",
     ]
     for row in table.rows:
-        lines.append(" & ".join(latex_escape(c.text if isinstance(c, Link) else c) for c in row) + r" \\")
+        line = " & ".join(latex_escape(c.text if isinstance(c, Link) else c) for c in row)
+        guard = "{}" if line.startswith(("[", "*")) else ""  # \\ would take them for its own argument
+        lines.append(rf"{guard}{line} \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,14 +117,16 @@ def setting_difference(
     noise: SeedNoise | None,
     *,
     comparisons: int = 1,
+    linearise: Callable[[Values, Clusters], Linearised] = Linearised.of,
 ) -> SettingDifference:
     """Is setting A better than B? ``first``, ``second``: one (W, n, O) a seed, all at the same positions;
-    ``noise``: as measured over these and other settings (``seed_noise``).
+    ``noise``: as measured over these and other settings (``seed_noise``); ``linearise``: for callers that compare
+    a run many times and keep what was found of it.
 
     The half-width is the root of the sum of the squares of both parts' own half-widths, each with its own
     degrees of freedom, so that a small scatter between two or three seeds is not taken for none. Without
     ``noise`` it holds the evaluation's noise only."""
-    runs = [[Linearised.of(values, clusters) for values in seeds] for seeds in (first, second)]
+    runs = [[linearise(values, clusters) for values in seeds] for seeds in (first, second)]
     value = float(np.mean([r.brierlm for r in runs[0]]) - np.mean([r.brierlm for r in runs[1]]))
     means = [np.mean([run.influence for run in seeds], axis=0) for seeds in runs]
     paired = float(cluster_se(means[0] - means[1])) ** 2

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from analysis.report import Written
 
 
 def register(app: typer.Typer) -> None:
@@ -21,17 +24,52 @@ def register(app: typer.Typer) -> None:
             Path | None,
             typer.Option(help="Folder for the report; default: reports/STUDY beside the home folder."),
         ] = None,
+        together: Annotated[
+            bool, typer.Option("--together", help="One page that compares the studies instead of one for each.")
+        ] = False,
+        data: Annotated[
+            list[Path] | None,
+            typer.Option(metavar="FILE", help="Anybody's results (CSV or Parquet) beside ours; repeatable."),
+        ] = None,
+        watch: Annotated[
+            bool, typer.Option("--watch", help="Write again whenever runs change, until the study has finished.")
+        ] = False,
+        every: Annotated[float, typer.Option(min=1.0, help="Seconds between two looks of --watch.")] = 30.0,
     ) -> None:
-        """Write a self-contained HTML report with figures, data and LaTeX tables.
+        """Write a self-contained HTML report with figures, data, LaTeX tables and a page for every run.
 
         The path of the HTML file is printed last."""
-        from rich.console import Console
+        if together:
+            if watch or data:
+                raise typer.BadParameter(
+                    "--together goes with neither --watch nor --data", param_hint="--together"
+                )
+            from analysis.together import write_together
 
+            _say([write_together(home, studies or None, out)])
+            return
         from analysis.report import write_reports
 
-        console = Console()
-        for written in write_reports(home, studies or None, out):
-            for warning in written.warnings:
-                console.print(f"note: {warning}", style="yellow", markup=False, highlight=False)
-            # not wrapped, so that the line can be copied or used by a script
-            print(written.html)
+        if not watch:
+            _say(write_reports(home, studies or None, out, external=data or []))
+            return
+        from analysis.watch import watch as keep_watching
+
+        def write(reload: int | None) -> None:
+            _say(write_reports(home, studies or None, out, external=data or [], reload=reload))
+
+        try:
+            keep_watching(home, studies or None, write, every=every)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+
+def _say(reports: list[Written]) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for written in reports:
+        for warning in written.warnings:
+            console.print(f"note: {warning}", style="yellow", markup=False, highlight=False)
+        # not wrapped, so that the line can be copied or used by a script; at once, for who watches through a pipe
+        print(written.html, flush=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import itertools
 import re
 import shutil
@@ -89,9 +91,14 @@ def page(report: Path) -> Page:
     return parser
 
 
-def test_page_is_self_contained_and_runs_nothing(report: Path, page: Page) -> None:
+def test_page_is_self_contained_and_runs_its_own_script_only(report: Path, page: Page) -> None:
     assert page.loads == []
-    assert "script" not in page.tags
+    text = (report / "report.html").read_text(encoding="utf-8")
+    (script,) = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert page.tags.count("script") == 1
+    assert f"default-src &#39;none&#39;; script-src &#39;sha256-{digest}&#39;;" in text
+    assert not re.search(r"\son[a-z]+=|javascript:", re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL))
     assert "foreignobject" not in page.tags
     assert all(reference.startswith("#") or reference == "data:," for reference in page.references)
     assert "@import" not in (report / "report.html").read_text(encoding="utf-8")
@@ -115,8 +122,8 @@ def test_question_verdict_and_all_sections(page: Page) -> None:
     assert QUESTION in page.text
     assert AGAINST in page.text
     assert "The best setting has K = 4" in page.text
-    wanted = {"verdict", "key-numbers", "parameters", "autoencoder", "correlation", "importance", "orders", "cost"}
-    assert wanted | {"bottleneck", "checks", "runs", "rules", "environment"} <= set(page.ids)
+    wanted = {"verdict", "key-numbers", "parameters", "autoencoder", "correlation", "orders", "cost", "open"}
+    assert wanted | {"differences", "bottleneck", "checks", "runs", "rules", "environment"} <= set(page.ids)
     assert "By the additive, unpaired fit over all settings that completed, chunk size K" in page.text
     assert "controlled pairs that differ in it alone (under “Settings compared”)" in page.text
     assert "Withheld: 14 complete trials" in page.text
@@ -124,7 +131,7 @@ def test_question_verdict_and_all_sections(page: Page) -> None:
 
 
 def test_links_lead_to_mlflow(page: Page) -> None:
-    outward = [link for link in page.links if not link.startswith("#")]
+    outward = [link for link in page.links if "://" in link]
     assert len(outward) == 22
     assert all(
         re.fullmatch(
@@ -132,6 +139,17 @@ def test_links_lead_to_mlflow(page: Page) -> None:
         )
         for link in outward
     )
+
+
+def test_links_within_the_report_lead_somewhere(report: Path, page: Page) -> None:
+    inward = {link for link in page.links if "://" not in link and not link.startswith("#")}
+    assert sum(link.startswith("runs/") for link in inward) == 22
+    assert sum(link.startswith("data/") for link in inward) > 3
+    without_paper = {link for link in inward if not link.startswith(("figures/column/", "figures/page/"))}
+    assert [link for link in sorted(without_paper) if not (report / link).is_file()] == []
+    anchors = {link[1:] for link in page.links if link.startswith("#")}
+    assert len(anchors) > 15
+    assert anchors <= set(page.ids)
 
 
 def test_files_beside_the_page(report: Path) -> None:
