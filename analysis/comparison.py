@@ -8,7 +8,7 @@ runs that differ in nothing but their seed.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -255,14 +255,14 @@ def _fingerprint_counts(evaluations: pd.DataFrame) -> dict[str, int]:
     return {str(name): int(num) for name, num in counts.items()}
 
 
-def _label(run: Mapping[str, Any] | pd.Series) -> str:
+def _label(run: Mapping[Hashable, Any] | pd.Series) -> str:
     return str(run["name"] or run["run_id"])
 
 
 _ASKED = ("run_id", "name", "role", "status", "reason", "at_budget", "fingerprint", "phase")
 
 
-def _why_not(run: Mapping[str, Any], fingerprint: str) -> str:
+def _why_not(run: Mapping[Hashable, Any], fingerprint: str) -> str:
     """Reason why a run is not among the comparable end points, or an empty string."""
     if run["role"] not in ROLES:
         return "sensitivity check (shown in its own table)"

@@ -138,7 +138,7 @@ class PairedScores:
     def holds(self, run_ids: Iterable[str]) -> bool:
         return all(run_id in self.values for run_id in run_ids)
 
-    def linearise(self, values: npt.NDArray[np.float32], clusters: npt.NDArray[np.int64]) -> Linearised:
+    def linearise(self, values: npt.NDArray[np.floating], clusters: npt.NDArray[np.integer]) -> Linearised:
         """``Linearised.of`` one of ``values``, found once: the best run of a group is compared with all others."""
         found = self.linear.get(id(values))
         if found is None:
