@@ -117,7 +117,7 @@ def choose_points(evaluations: pd.DataFrame, target: str = "brierlm") -> Chosen:
         rows = rows[_text(rows["status"], "completed").isin(["completed", "", "running", "interrupted"])]
     if target == "cross_entropy":
         rows = rows[rows["kind"] == "baseline"]
-    rows = _known(rows, target, notes)
+    rows = _known(_counted(rows, notes), target, notes)
     rows = _largest(rows, "fingerprint", "evaluation fingerprints: other positions or text", notes)
     rows = _largest(rows, "phase", "kinds of point, which are not mixed", notes, KINDS)
     calm = _largest(rows[rows["kind"] == "calm"], "head", "heads", notes)
@@ -126,6 +126,17 @@ def choose_points(evaluations: pd.DataFrame, target: str = "brierlm") -> Chosen:
     rows = pd.concat([calm, rows[rows["kind"] == "baseline"]])
     phase = str(rows["phase"].iloc[0]) if len(rows) else ""
     return Chosen(_points(rows, target), phase, head, notes)
+
+
+def _counted(rows: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """With the published count of FLOPs where no row has the executed one (tables of others)."""
+    names = ("train_flops", "infer_flops_per_token")
+    if rows.empty or rows["train_flops"].notna().any() or f"{names[0]}_published" not in rows:
+        return rows
+    published = {name: rows[f"{name}_published"] for name in names if f"{name}_published" in rows}
+    if published[names[0]].notna().any():
+        notes.append("FLOPs are those of the paper's count: these runs have no executed ones")
+    return rows.assign(**published)
 
 
 def _text(column: pd.Series, missing: str = "") -> pd.Series:

@@ -165,6 +165,14 @@ class TestPoints:
         assert len(chosen.points) == len(frame) - 1
         assert "not recorded" in chosen.notes[0]
 
+    def test_tables_without_executed_flops_are_taken_in_the_published_count(self) -> None:
+        frame = losses()
+        frame["train_flops_published"] = 0.9 * frame["train_flops"]
+        frame["train_flops"] = np.nan
+        chosen = choose_points(frame, "cross_entropy")
+        assert len(chosen.points) == len(frame)
+        assert "paper's count" in chosen.notes[0]
+
     def test_costs_are_those_of_the_runs(self) -> None:
         points = choose_points(losses(), "cross_entropy").points
         curve = costs_of(points)[0].training

@@ -65,7 +65,7 @@ def test_a_table_of_anybody(calm: Command, made: Path, tmp_path: Path) -> None:
     frame = load_runs(made / "runs").evaluations
     columns = ["run_id", "kind", "K", "head", "seed", "tokens", "train_flops", "infer_flops_per_token"]
     columns += ["model_parameters", "phase", "latent_dim", "brierlm", "brierlm_se"]
-    frame[columns].to_csv(tmp_path / "runs.csv", index=False)
+    frame[columns].assign(model=frame["run_id"]).to_csv(tmp_path / "runs.csv", index=False)
     alone = calm("plan", "--flops", "8e12", "--data", tmp_path / "runs.csv", "--json")
     assert alone.code == 0, alone.err
     own = calm("plan", "--flops", "8e12", "scaling-made", "--json")
