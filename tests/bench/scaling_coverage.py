@@ -5,7 +5,7 @@ often the 95 % intervals hold the true parameter, exponent of allocation and sco
 recommended K is the true one; and, over all tables and budgets, how often a K that was given a probability of so
 much is the best one. About two seconds a table.
 
-    python tests/bench/scaling_coverage.py [--tables 100] [--noise 0.03]
+    python tests/bench/scaling_coverage.py [--tables 100] [--noise 0.03] [--num-budgets 3]
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from analysis.allocation import exponent_of
 from analysis.joint_law import JointLaw, fit_joint
 from analysis.scaling_law import fit_loss
+from tests.suites.synthetic_scaling import BUDGETS as TRAINED
 from tests.suites.synthetic_scaling import CHUNKS, LOSS, Plan, Truth, cost_per_token, evaluations, losses
 
 BUDGETS = (3e11, 3e12, 9e12, 3e13, 1e14)
@@ -141,8 +142,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tables", type=int, default=100)
     parser.add_argument("--noise", type=float, default=0.03, help="standard deviation of ln BrierLM between runs")
+    parser.add_argument("--num-budgets", type=int, default=4, help="of each size and K, the largest of the four")
     arguments = parser.parse_args()
-    joint(arguments.tables, Plan(noise=arguments.noise))
+    joint(arguments.tables, Plan(noise=arguments.noise, budgets=TRAINED[-arguments.num_budgets :]))
     loss_law(arguments.tables)
 
 
