@@ -109,9 +109,8 @@ class TrainingAccount:
     @property
     def groups(self) -> dict[str, float]:
         """By ``GROUPS``, and ``autoencoder`` as far as it is charged; what does not occur is left out."""
-        found = {name: sum(self.parts.get(part, 0.0) for part in parts) for name, parts in GROUPS.items()}
-        found["autoencoder"] = self.autoencoder_share * self.autoencoder
-        return {name: value for name, value in found.items() if value}
+        charged = self.autoencoder_share * self.autoencoder
+        return {**_grouped(self.parts), **({"autoencoder": charged} if charged else {})}
 
     @property
     def total(self) -> float:
@@ -145,7 +144,7 @@ class InferenceAccount:
     head_per_draw: float
     decoder_per_draw: float
     batch_sizes: tuple[int, ...]
-    by_calls: Mapping[str, float]
+    by_calls: Mapping[tuple[str, int], float]
     """``plain`` with the solvers and network calls that ``eval.network_calls`` compares."""
 
     def flops_per_token(self, *, draws: float = 1, rounds: float = 1) -> float:
@@ -195,6 +194,10 @@ class Account:
         training, inference = self.training, self.inference
         tree = asdict(self)
         tree["training"] |= {name: getattr(training, name) for name in ("groups", "shares", "total", "per_token")}
+        tree["inference"]["by_calls"] = [
+            {"solver": solver, "network_calls": calls, "flops_per_token": value}
+            for (solver, calls), value in inference.by_calls.items()
+        ]
         tree["inference"] |= {"flops_per_token": inference.flops_per_token(), "samplers": inference.samplers}
         return tree
 
@@ -250,9 +253,13 @@ def executed_step(config: RunConfig, vocab: int, *, causal: bool = False) -> dic
 
 
 def step_groups(config: RunConfig, vocab: int) -> dict[str, float]:
-    """Executed FLOPs of one training step by group; what a run records."""
-    step = executed_step(config, vocab)
-    return {name: sum(step.get(part, 0.0) for part in parts) for name, parts in GROUPS.items()}
+    """Executed FLOPs of one training step by group, those that occur; what a run records."""
+    return _grouped(executed_step(config, vocab))
+
+
+def _grouped(parts: Mapping[str, float]) -> dict[str, float]:
+    found = {name: sum(parts.get(part, 0.0) for part in of_group) for name, of_group in GROUPS.items()}
+    return {name: value for name, value in found.items() if value}
 
 
 def _attention(config: RunConfig) -> float:
@@ -334,7 +341,7 @@ def _head(config: RunConfig, *, published: bool) -> tuple[float, float]:
     return 2 * one - two, two - one
 
 
-def _by_calls(config: RunConfig, vocab: int, counting: Counting) -> dict[str, float]:
+def _by_calls(config: RunConfig, vocab: int, counting: Counting) -> dict[tuple[str, int], float]:
     model, rules = config.model, config.eval
     if not isinstance(model, CalmConfig) or not rules.network_calls:
         return {}
@@ -343,5 +350,5 @@ def _by_calls(config: RunConfig, vocab: int, counting: Counting) -> dict[str, fl
     for head in sampling_variants(model.head, rules.network_calls, rules.solvers):
         variant = config.model_copy(update={"eval": alone, "model": model.model_copy(update={"head": head})})
         one = inference_account(variant, vocab, counting)
-        found[f"{head.solver_used}, {head.network_calls} calls"] = one.flops_per_token()
+        found[head.solver_used, head.network_calls] = one.flops_per_token()
     return found

@@ -306,7 +306,9 @@ class RunRecord(Record):
     parameters: dict[str, int] = {}
     compute: dict[str, float] = {}
     """train_flops (executed, at the end), train_flops_published, infer_flops_per_token (executed),
-    infer_flops_per_token_published, autoencoder_train_flops."""
+    infer_flops_per_token_published, autoencoder_train_flops. And train_flops by group where there is one:
+    language_model_train_flops, head_..., loss_..., target_encoder_..., auxiliary_..., optimizer_train_flops
+    (``workbench.compute_account.GROUPS``)."""
     final: Evaluation | None = None
     floors: dict[str, Floor] = {}
     """unigram, bigram, trigram."""

@@ -18,6 +18,7 @@ import torch
 from workbench import diagnostics, files, flops, machine, records, run_plots
 from workbench.bottleneck import bottleneck
 from workbench.build import Inputs, build_model, keep_autoencoder, prepare_inputs, use_cached_targets
+from workbench.compute_account import step_groups
 from workbench.config import CalmConfig, RunConfig
 from workbench.data import Corpus
 from workbench.errors import RunError
@@ -130,6 +131,7 @@ class _Run:
         self.started = time.perf_counter()
         self.wall_before = 0.0
         self.published_flops = 0.0
+        self.step_groups: dict[str, float] = {}
         """Of the whole run."""
         self.record = RunRecord(
             run_id=run_dir.name,
@@ -188,6 +190,7 @@ class _Run:
         names = ("infer_flops_per_token", "infer_flops_per_token_published", "autoencoder_train_flops")
         self.record.compute = {name: described[name] for name in names if name in described}
         self.published_flops = described["train_flops_published"]
+        self.step_groups = step_groups(self.config, corpus.vocab_size)
         self.record.data_hash = corpus.hash
         self.record.eval_fingerprint = grid.fingerprint
         self.record.num_steps = schedule.num_steps
@@ -312,6 +315,8 @@ class _Run:
         share = position.step / max(schedule.num_steps, 1)
         self.record.compute["train_flops"] = position.step * schedule.flops_per_step
         self.record.compute["train_flops_published"] = share * self.published_flops
+        for group, flops_of_step in self.step_groups.items():
+            self.record.compute[f"{group}_train_flops"] = position.step * flops_of_step
 
     def keep_sample(self, trainer: Trainer, evaluation: Evaluation) -> None:
         """A text to look at; it may fail without the run."""

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workbench.cli.accounts import AutoencoderOption, CausalOption, ContextOption, CountOption, LengthOption
 from workbench.cli.options import HomeOption
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from workbench.compute_account import Counting
     from workbench.config import RunConfig
     from workbench.home import Home
     from workbench.progress import Display
@@ -45,6 +47,11 @@ def train(
     ] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Parameters and FLOPs; trains nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    count: CountOption = "executed",
+    causal: CausalOption = False,
+    autoencoder: AutoencoderOption = "apart",
+    context: ContextOption = None,
+    length: LengthOption = None,
 ) -> None:
     """Train and evaluate one model, or the same one with several seeds. An interrupted run is continued by the
     same command; what is finished is not repeated."""
@@ -53,7 +60,10 @@ def train(
     asked = load_config(config, parse_assignments(set_ or []))
     title = name or asked.name or config.stem
     if dry_run:
-        _dry_run(asked, home, seeds, as_json)
+        from workbench.cli.accounts import counting_of
+
+        counting = counting_of(count, causal, autoencoder, context, length, shared=1 / seeds)
+        _dry_run(asked, home, seeds, as_json, counting)
         return
     from workbench.cli.display import make_console
     from workbench.home import open_home
@@ -123,9 +133,10 @@ class _SeedDisplay:
         self.inner.note(f"seed {self.seed}: {text}")
 
 
-def _dry_run(asked: RunConfig, home: Path, seeds: int, as_json: bool) -> None:
+def _dry_run(asked: RunConfig, home: Path, seeds: int, as_json: bool, counting: Counting) -> None:
     import json
 
+    from workbench.compute_account import account
     from workbench.diagnostics import diagnose_config
     from workbench.flops import describe, vocab_size
     from workbench.home import Home
@@ -144,18 +155,22 @@ def _dry_run(asked: RunConfig, home: Path, seeds: int, as_json: bool) -> None:
         described["train_flops_all_seeds"] = seeds * described["train_flops"]
         one = described["estimated_training_seconds"]
         described["estimated_training_seconds_all_seeds"] = one and seeds * one
+    found = account(config, counting)
     if as_json:
-        print(json.dumps({**described, "config": config.to_dict()}, indent=1))
+        print(json.dumps({**described, "account": found.to_dict(), "config": config.to_dict()}, indent=1))
         return
     from rich.markup import escape
     from rich.table import Table
 
+    from workbench.cli.accounts import print_accounts
     from workbench.cli.display import make_console
 
     table = Table("", "", title="dry run: nothing is trained", show_header=False)
     for name, value in _flat(described):
         table.add_row(escape(name), escape(value))
-    make_console().print(table)
+    console = make_console()
+    console.print(table)
+    print_accounts(console, [("this run", found)])
 
 
 def _flat(described: dict[str, Any]) -> list[tuple[str, str]]:

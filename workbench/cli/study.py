@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workbench.cli.accounts import AutoencoderOption, CausalOption, ContextOption, CountOption, LengthOption
+from workbench.cli.options import JsonOption
+
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from studies.show import DryRun
-    from studies.spec import StudySpec
-    from studies.staffing import Staffing
 
 Home = Annotated[str, typer.Option("--home", envvar="CALM_HOME", help="Folder of runs and caches.")]
 Name = Annotated[str, typer.Argument(help="A study, or the name of a launch (STUDY-PRESET unless --name said).")]
@@ -91,14 +90,26 @@ def show(
     seeds: Annotated[int | None, typer.Option("--seeds", min=1)] = None,
     sets: Sets = None,
     home: Home = "runs",
+    count: CountOption = "executed",
+    causal: CausalOption = False,
+    autoencoder: AutoencoderOption = "apart",
+    context: ContextOption = None,
+    length: LengthOption = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every setting and cell, not only what costs apart.")
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Dry run: search space if any, cells, parameters, FLOPs, steps and estimated time. Nothing is trained."""
+    """Dry run: search space if any, cells, parameters, training and inference FLOPs by part, steps and estimated
+    time. Nothing is trained."""
     from pathlib import Path
 
     from studies import find_studies
-    from studies.show import dry_run
+    from studies.show import dry_run, structures
     from studies.spec import freeze, suggestion
     from studies.staffing import planned_staffing
+    from workbench.cli.accounts import counting_of
+    from workbench.cli.study_show import dry_run_json, print_dry_run
     from workbench.config_file import parse_assignments
     from workbench.errors import StudyError
     from workbench.home import Home as HomePaths
@@ -106,73 +117,16 @@ def show(
     known = find_studies()
     if name not in known:
         raise StudyError(f"there is no study {name!r}; {suggestion(name, known)}")
+    counting = counting_of(count, causal, autoencoder, context, length, shared="apart")
     spec = freeze(known[name], preset, trials=trials, seeds=seeds, overrides=parse_assignments(sets or []))
     place = HomePaths(Path(home).resolve())
     staffing = planned_staffing(spec, place, workers=_number_of_workers(workers), threads=threads)
-    _print_dry_run(_console(), spec, dry_run(spec, place, staffing.split), staffing)
-
-
-def _print_dry_run(console: Console, spec: StudySpec, plan: DryRun, staffing: Staffing) -> None:
-    from rich.table import Table
-
-    from studies.display import duration
-
-    console.print(f"[bold]{spec.study}[/bold], preset {spec.preset}: {spec.description}", soft_wrap=True)
-    console.print(
-        f"question: {spec.question}\nagainst:  {spec.against}\nscore:    {spec.objective}", soft_wrap=True
-    )
-    _print_plan(console, spec)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("run", overflow="fold")
-    for column in ("parameters", "tokens", "steps", "train FLOPs", "FLOPs/token (inference)", "time"):
-        table.add_column(column, justify="right")
-    for row in plan.rows:
-        cost = row.cost
-        table.add_row(
-            row.label,
-            f"{_total(cost['parameters']):,}",
-            f"{cost['train_tokens']:.3g}",
-            str(cost["num_steps"]),
-            f"{cost['train_flops']:.3g}",
-            f"{cost['infer_flops_per_token']:.3g}",
-            duration(row.seconds),
-        )
-    console.print(table)
-    if spec.searches:
-        count = "one per trial" if plan.num_autoencoders is None else f"at most {plan.num_autoencoders}"
-        console.print(f"autoencoders: {count}, about {duration(plan.autoencoder_seconds)} each", soft_wrap=True)
-    console.print(
-        f"about {duration(plan.total_seconds)} without evaluations ({plan.speed_from}) on {staffing.words()}",
-        soft_wrap=True,
-    )
-
-
-def _print_plan(console: Console, spec: StudySpec) -> None:
-    """What is searched, and how many runs there will be."""
-    if not spec.searches:
-        console.print(
-            f"no search: {len(spec.baselines)} cells (token baselines) x {spec.seeds} seed(s)", soft_wrap=True
-        )
-        return
-    settings = spec.num_settings()
-    console.print(f"search space ({settings or 'continuous'}{' settings' if settings else ''}):")
-    for parameter, dimension in spec.space.items():
-        console.print(f"  {parameter}: {_dimension(dimension)}", markup=False)
-    console.print(
-        f"{spec.trials} trials complete x {spec.seeds} seed(s), at most {spec.max_extra} pruned or failed on top; "
-        f"{len(spec.baselines)} token baselines; {len(spec.check_names)} checks of the best trial's learning rate",
-        soft_wrap=True,
-    )
-
-
-def _total(parameters: dict[str, int]) -> int:
-    return parameters.get("total", sum(parameters.values()))
-
-
-def _dimension(dimension: Any) -> str:
-    if hasattr(dimension, "choices"):
-        return "one of " + ", ".join(str(c) for c in dimension.choices)
-    return f"{dimension.low} to {dimension.high}{', logarithmic' if dimension.log else ''}"
+    plan = dry_run(spec, place, staffing.split)
+    costs = structures(spec, counting, shared=autoencoder == "shared", every=every)
+    if as_json:
+        print(dry_run_json(spec, plan, costs, staffing))
+    else:
+        print_dry_run(_console(), spec, plan, costs, staffing)
 
 
 @study_app.command("run")
