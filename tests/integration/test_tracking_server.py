@@ -17,9 +17,10 @@ import pytest
 
 from tests.suites.run_folders import make_run_folder
 from tests.suites.tracker_suite import cut_back, grow_again, set_record
-from workbench import tracking_mlflow
+from workbench import files, tracking_mlflow
 from workbench.home import open_home
 from workbench.tracking import Outcome, link, open_tracker
+from workbench.tracking_report import StudyReport
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +81,9 @@ def test_calm_ui_shows_the_runs_and_leaves_nothing_behind(
     parent = tracker.start_study("demo", {"question": "Does K matter?"})
     run_dir = make_run_folder(home.study("demo") / "t0", study="demo", name="trial 0")
     assert tracker.deliver(run_dir, parent=parent, final=True)
+    files.write_atomic(tmp_path / "report" / "report.html", "<html>the report</html>")
+    report = StudyReport(tmp_path / "report", step=1, metrics={}, question="Does K matter?")
+    assert tracker.show_report("demo", parent, report) is Outcome.DELIVERED
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-c", SERVE, "ui", "--home", str(home.root), "--port", str(port)]
@@ -129,6 +133,9 @@ def check_shown(url: str, run_dir: Path, parent: str) -> None:
         fetched = get(f"{url}/get-artifact?run_uuid={place.run_id}&path={path}")
         assert fetched == (run_dir / path).read_bytes()
     assert b"Does K matter?" in get(f"{url}/get-artifact?run_uuid={parent}&path=spec.yaml")
+    assert b"the report" in get(
+        f"{url}/get-artifact?run_uuid={parent}&path=report%2Freport.html"
+    )  # as in its note
     assert b"<html" in get(url)
 
 

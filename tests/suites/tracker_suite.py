@@ -11,7 +11,8 @@ import pytest
 from tests.suites.run_folders import make_run_folder
 from workbench import files, records
 from workbench.home import Home, open_home
-from workbench.tracking import Tracker
+from workbench.tracking import Outcome, Tracker
+from workbench.tracking_report import StudyReport
 
 
 @dataclass(frozen=True)
@@ -142,3 +143,15 @@ class TrackerSuite:
     def test_finishing_a_study_that_has_no_parent_is_harmless(self, tracker: Tracker) -> None:
         tracker.finish_study(None, {"num_trials": 0}, [])
         tracker.close()
+
+    def test_a_report_is_shown_as_often_as_one_likes(self, tracker: Tracker, tmp_path: Path) -> None:
+        files.write_atomic(tmp_path / "report" / "report.html", "<html></html>")
+        report = StudyReport(
+            tmp_path / "report", step=1, metrics={"runs/completed": 1.0}, question="Does K matter?"
+        )
+        assert tracker.show_report("demo", None, report) is Outcome.COMPLETE  # no launch to show it at
+        parent = tracker.start_study("demo", {"question": "Does K matter?"})
+        first = tracker.show_report("demo", parent, report)
+        assert first is (Outcome.COMPLETE if parent is None else Outcome.DELIVERED)
+        assert tracker.show_report("demo", parent, report) is Outcome.COMPLETE
+        assert [path.name for path in (tmp_path / "report").iterdir()] == ["report.html"]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.suites.mlflow_shown import artifacts, client, faulty
 from tests.suites.run_folders import make_run_folder
 from workbench import files
-from workbench.cli import study_report
+from workbench.cli import study, study_report
 from workbench.errors import OutputError
-from workbench.home import Home
+from workbench.home import Home, open_home
 from workbench.tracking import NullTracker, Outcome, open_tracker
 from workbench.tracking_mlflow import MlflowTracker
 from workbench.tracking_report import StudyReport
@@ -187,3 +189,33 @@ def test_sync_delivers_the_report_once(home: Home, report: StudyReport) -> None:
     assert str(sync(home, build_report=build)) == "1 delivered, 0 already complete, 0 failed, 1 report delivered"
     assert str(sync(home, build_report=build)) == "0 delivered, 1 already complete, 0 failed"
     assert asked == ["demo"]
+
+
+@pytest.mark.parametrize(
+    ("state", "options", "delivered"),
+    [
+        ({}, [], True),
+        ({"interrupted": True}, [], False),
+        ({"already_finished": True}, [], False),
+        ({}, ["--tracking-uri", "none"], False),
+    ],
+)
+def test_calm_study_run_delivers_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: dict[str, bool], options: list[str], delivered: bool
+) -> None:
+    home = open_home(tmp_path / "runs")
+    launch = SimpleNamespace(home=home, name="demo")
+    result = SimpleNamespace(**({"launch": launch, "interrupted": False, "already_finished": False} | state))
+    asked: list[str] = []
+
+    def deliver(home: Home, name: str, **_: Any) -> str:
+        asked.append(name)
+        return "the server is away"
+
+    monkeypatch.setattr("studies.launch.run", lambda *_: result)
+    monkeypatch.setattr(study, "_print_result", lambda *_: None)
+    monkeypatch.setattr(study_report, "deliver_report", deliver)
+    done = CliRunner().invoke(study.study_app, ["run", "joint", "--home", str(home.root), *options])
+    assert done.exit_code == (130 if state.get("interrupted") else 0), done.output
+    assert asked == (["demo"] if delivered else [])
+    assert ("the server is away" in done.output) == delivered
