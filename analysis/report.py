@@ -6,26 +6,29 @@ the same byte for byte. A folder is written beside its place and swapped in when
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from analysis import plots, sections, sections_compared, sections_sampling, style, tables, texts
 from analysis.ablation import Effect, effects
+from analysis.budgets import AtBudget, by_budget
 from analysis.claims import ControlledPair, controlled_pairs
 from analysis.comparison import Comparison
 from analysis.correlation import Correlation, answer, correlate
 from analysis.correlation import details as correlation_details
 from analysis.differences import differences_section
+from analysis.downstream import Downstream, downstream
 from analysis.files_written import HTML, Content, refuse_foreign, table_frames, write_content
 from analysis.page import render
 from analysis.pages import page_names, run_pages
+from analysis.scaling_report import ScalingParts, scaling_parts
 from analysis.sections import Section
+from analysis.sections_frontier import frontier_section
+from analysis.sections_scaling import ASKS, budgets_section, downstream_section, scaling_section
+from analysis.summary import summarise
 from analysis.table import RunTable, StudyInfo, choose_studies, load_runs
 from analysis.texts import Part
 from analysis.verdict import Verdict, headline
@@ -102,6 +105,9 @@ class Found:
     effects: list[Effect]
     pairs: list[ControlledPair]
     correlations: list[Correlation]
+    budgets: list[AtBudget]
+    scaling: ScalingParts
+    autoencoders: Downstream | None
     external: Sequence[Path] = ()
 
     @property
@@ -128,6 +134,9 @@ def _of_shown(make: Maker) -> Maker:
 SECTIONS: list[Maker] = [
     lambda f: differences_section(f.table),
     lambda f: sections.key_section(f.table, f.parts, f.shown),
+    _of_shown(lambda f: budgets_section(f.budgets, f.comparison)),
+    _of_shown(lambda f: frontier_section(f.table, f.comparison)),
+    _of_shown(lambda f: scaling_section(f.scaling)),
     _of_shown(lambda f: sections_compared.compared_section(f.comparison, f.shown.places, f.pairs)),
     _of_shown(lambda f: sections_compared.noise_section(f.comparison, f.shown.places, f.pairs)),
     _of_shown(lambda f: sections.effects_section(f.comparison, f.effects)),
@@ -135,9 +144,10 @@ SECTIONS: list[Maker] = [
     _of_shown(lambda f: sections_sampling.samplers_section(f.table, f.comparison)),
     lambda f: sections_sampling.samples_section(f.table, f.parts),
     lambda f: sections.autoencoder_section(f.table),
+    _of_shown(lambda f: downstream_section(f.autoencoders)),
     _of_shown(lambda f: sections.bottleneck_section(f.table, f.comparison)),
     lambda f: sections.correlation_section(f.correlations),
-    lambda f: external_sections(f.comparison, f.external),
+    lambda f: external_section(f.table, f.comparison, f.external),
     lambda f: sections.importance_section(f.info),
     _of_shown(lambda f: sections.orders_section(f.comparison, f.shown.places, f.shown.floors)),
     _of_shown(lambda f: sections.cost_section(f.comparison)),
@@ -172,6 +182,8 @@ def _asked(found: Found) -> set[str]:
         asked |= {"parameters", "importance"}
     if found.info.spec.get("study") == CORRELATION:
         asked.add("correlation")
+    if found.info.spec.get("study") == ASKS:
+        asked.add("scaling")
     return asked
 
 
@@ -188,6 +200,9 @@ def build(table: RunTable, study: str, *, external: Sequence[Path] = (), reload:
         effects=effects(comparison, table.runs, table.config_columns),
         pairs=controlled_pairs(comparison),
         correlations=correlate(texts.comparable(table)),
+        budgets=by_budget(table, comparison),
+        scaling=scaling_parts(comparison.evaluations),
+        autoencoders=downstream(table, comparison),
         external=external,
     )
     with style.house_style():
@@ -203,7 +218,7 @@ def build(table: RunTable, study: str, *, external: Sequence[Path] = (), reload:
         study=study,
         info=info,
         counts=counts(table.runs),
-        verdict=verdict_of(found),
+        verdict=with_summary(verdict_of(found), found),
         main=main,
         evaluated=bool(len(table.evaluations)),
         comparison=comparison,
@@ -226,15 +241,14 @@ def build(table: RunTable, study: str, *, external: Sequence[Path] = (), reload:
 # ---------------------------------------------------------------------------- single sections
 
 
-def external_sections(comparison: Comparison, files: Sequence[Path]) -> list[Section]:
-    """Of results that were not made here; none without ``--data``."""
+def external_section(table: RunTable, comparison: Comparison, files: Sequence[Path]) -> Section | None:
+    """Results that were not made here, beside the study's; None without ``--data``."""
     if not files:
-        return []
-    external = importlib.import_module("analysis.external")
-    shown: Any = importlib.import_module("analysis.sections_external")
-    frame = pd.concat([external.read_external(path) for path in files], ignore_index=True)
-    made = shown.external_section(comparison, frame)
-    return [made] if made is not None else []
+        return None
+    from analysis.external import read_external
+    from analysis.sections_frontier import sections_external
+
+    return sections_external([read_external(path) for path in files], table, comparison)
 
 
 def linked(section: Section, runs: pd.DataFrame) -> Section:
@@ -284,6 +298,12 @@ def verdict_of(found: Found) -> Verdict:
     if len(set(cautions)) > 1:
         cautions = [words + v.caution for words, v in zip(prefix, each, strict=True) if v.caution]
     return Verdict(lead, details, " ".join(dict.fromkeys(cautions)))
+
+
+def with_summary(verdict: Verdict, found: Found) -> Verdict:
+    """The verdict with what the other sections found and the caveats that the diagnostics demand."""
+    summary = summarise(found.parts, found.comparison, found.budgets, found.scaling, found.autoencoders)
+    return replace(verdict, findings=summary.findings, caveats=summary.caveats)
 
 
 # ---------------------------------------------------------------------------- words
