@@ -10,7 +10,9 @@ carries the noise twice. So the two are kept apart:
   points, high = max (score_i + r_i(1)): whichever point is truly best lies below its own upper end, so nothing
   need be corrected. low = max (score_i - r_i(n)) over the n points that cost at most c: all of them lie above
   their corrected lower ends at once. This holds however the errors of different points go together (all are
-  scored on the same positions). Measured: tests/bench/frontier_coverage.py.
+  scored on the same positions). Measured (tests/bench/frontier_coverage.py, 1,000 tables each): 98 to 100 % held,
+  at the worst cost 96 to 99.8 %, where from one to all points are best; percentiles of the bootstrap held 4 to
+  95 %. Where training noise of three standard errors was there and not told, the band held 63 %.
 * ``corrected`` is the best score less its mean excess in draws: every score drawn again with its standard error
   and, where training noise is given, one further draw for each run, which its checkpoints share. It takes away
   a part of the winner's curse only (with points that are truly equal less than half).
