@@ -87,6 +87,10 @@ class Verdict:
     lead: list[str]
     details: list[str] = field(default_factory=list)
     caution: str = ""
+    findings: list[str] = field(default_factory=list)
+    """What other sections found: by budget, by the laws, of the autoencoders (``analysis.summary``)."""
+    caveats: list[str] = field(default_factory=list)
+    """What the diagnostics of the compared runs demand to be said."""
 
 
 def headline(

@@ -1,0 +1,46 @@
+"""Sections about budgets and laws: the best by budget, and BrierLM in size, data and K."""
+
+from __future__ import annotations
+
+from analysis.budgets import AtBudget, budget_table
+from analysis.comparison import Comparison
+from analysis.downstream import Downstream, downstream_figure, downstream_table, sentences
+from analysis.scaling_report import ScalingParts
+from analysis.sections import Section
+
+ASKS = "scaling"
+"""Name of the study whose question is the law."""
+
+
+def budgets_section(found: list[AtBudget], comparison: Comparison) -> Section | None:
+    """None with fewer than two budgets."""
+    table = budget_table(found, comparison)
+    if table is None:
+        return None
+    section = Section("budgets", "Budget by budget")
+    section.add(table)
+    section.notes.append(
+        f"Runs with {len(found)} budgets of training compute. Sections that compare at one budget show the "
+        f"largest of those with most runs ({comparison.budget})."
+    )
+    return section
+
+
+def scaling_section(parts: ScalingParts) -> Section | None:
+    """None where there is neither a figure nor a word to say."""
+    section = Section("scaling", "A law in size, data and K")
+    section.notes += [*parts.summary[:1], *parts.sentences] if parts.empty else parts.sentences
+    for item in (*parts.pictures, *parts.tables):
+        section.add(item)
+    return section if section.notes or not section.empty else None
+
+
+def downstream_section(found: Downstream | None) -> Section | None:
+    """None where fewer than three autoencoders are compared, all else equal."""
+    if found is None:
+        return None
+    section = Section("downstream", "Autoencoders and what is trained on them")
+    section.notes += sentences(found)
+    section.add(downstream_figure(found))
+    section.add(downstream_table(found))
+    return section

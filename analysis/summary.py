@@ -1,0 +1,43 @@
+"""The executive summary: what the numbers say, in a few sentences, and what must be said beside them.
+
+Every sentence is made from numbers of this report and names its interval; a part without data says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from analysis.budgets import AtBudget, sentence
+from analysis.caveats import caveats
+from analysis.comparison import Comparison
+from analysis.downstream import Downstream, sentences
+from analysis.scaling_report import ScalingParts
+from analysis.texts import Part
+
+
+@dataclass(frozen=True)
+class Summary:
+    """``findings``: beyond the verdict; ``caveats``: what the diagnostics of the compared runs demand."""
+
+    findings: list[str] = field(default_factory=list)
+    caveats: list[str] = field(default_factory=list)
+
+
+def summarise(
+    parts: Sequence[Part],
+    comparison: Comparison,
+    budgets: list[AtBudget],
+    scaling: ScalingParts | None,
+    autoencoders: Downstream | None,
+    more: Iterable[str] = (),
+) -> Summary:
+    """``more``: sentences of other sections, in their order."""
+    findings = [sentence(budgets, comparison), *more]
+    findings += scaling.summary if scaling is not None else []
+    findings += sentences(autoencoders)[:2] if autoencoders is not None else []
+    several = len(parts) > 1
+    said = [(part.text, line) for part in parts for line in caveats(part.comparison.finals)]
+    return Summary(
+        [line for line in findings if line], [f"{text}: {line}" if several else line for text, line in said]
+    )
