@@ -220,3 +220,15 @@ def test_a_watched_page_reloads_itself_and_a_final_one_does_not(tmp_path: Path, 
     assert "this page loads itself again every 7 s" in written.html.read_text(encoding="utf-8")
     (written,) = write_reports(tmp_path / "runs")
     assert 'http-equiv="refresh"' not in written.html.read_text(encoding="utf-8")
+
+
+def test_results_of_others_stand_in_a_section_of_their_own(tmp_path: Path, no_figures: None) -> None:
+    make_run_folder(tmp_path / "runs" / "s" / "r", num_points=2)
+    theirs = tmp_path / "theirs.csv"
+    theirs.write_text("model,K,brierlm,train_flops\n<b>X</b>,4,3.1,1e12\n")
+    (written,) = write_reports(tmp_path / "runs", external=[theirs])
+    text = written.html.read_text(encoding="utf-8")
+    assert 'id="external"' in text
+    assert "&lt;b&gt;X&lt;/b&gt;" in text
+    (written,) = write_reports(tmp_path / "runs")
+    assert 'id="external"' not in written.html.read_text(encoding="utf-8")
