@@ -225,7 +225,9 @@ def fit(
     z = (law.log_score(theta[None], data.x)[0] - data.y) / sigma
     singular = _is_singular(law, theta, data, sigma)
     found = replace(empty, theta=theta, scatter=own, tau=tau, loss=float(huber(z).mean()), singular=singular)
-    draws, why = _replicates(found, data, scatter or own, num_draws, seed)
+    draws, why = np.zeros((0, 0)), tuple[str, ...]()
+    if num_draws:
+        draws, why = _replicates(found, data, scatter or own, num_draws, seed)
     if singular:
         notes.append(f"parameters of {law.name} cannot be told apart at these points")
     return replace(found, draws=draws, notes=(*notes, *why))
