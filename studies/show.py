@@ -114,7 +114,7 @@ def _num_autoencoders(spec: StudySpec) -> int | None:
 
 @dataclass(frozen=True)
 class Structure:
-    """Runs of one study that cost the same a token, so that only their budgets may differ."""
+    """Runs of one study on one text that cost the same a token, so that only their budgets may differ."""
 
     label: str
     settings: tuple[Mapping[str, Any], ...]
@@ -142,7 +142,7 @@ def structures(
     for number, (setting, cell, config) in enumerate(runs):
         share = shares.get(_autoencoder_key(config)) if config.is_calm else None
         found = account(config, counting if share is None else replace(counting, autoencoder=share))
-        key = str(number) if every else _per_token(found)
+        key = str(number) if every else _per_token(found, config)
         groups.setdefault(key, []).append((setting, cell, found, _work(flops.describe(config))))
     return tuple(_structure(spec, rows) for rows in groups.values())
 
@@ -158,11 +158,12 @@ def _runs(spec: StudySpec) -> Iterator[tuple[dict[str, Any], str, RunConfig]]:
         yield {}, name, baseline_config(spec, name).resolved()
 
 
-def _per_token(found: Account) -> str:
-    """Equal for runs that cost the same, whatever their budget."""
+def _per_token(found: Account, config: RunConfig) -> str:
+    """Equal for runs on the same text that cost the same, whatever their budget."""
     parts = {name: round(value / found.training.tokens, 6) for name, value in found.training.parts.items()}
     tree = found.to_dict()
-    return content_hash([tree["kind"], tree["head"], tree["parameters"], tree["inference"], parts])
+    data = config.data.model_dump(mode="json")
+    return content_hash([data, tree["kind"], tree["head"], tree["parameters"], tree["inference"], parts])
 
 
 def _structure(spec: StudySpec, rows: list[_Run]) -> Structure:

@@ -114,7 +114,7 @@ def _training(rows: Labelled) -> Table:
     }
     columns: dict[str, Callable[[Account], str]] = {"FLOPs/token": lambda found: f"{found.training.per_token:.3g}"}
     columns |= {word: _share_of(name) for name, word in words.items()}
-    columns["autoencoder, apart" if not _charged(rows) else "whole autoencoder"] = lambda found: (
+    columns["autoencoder, apart" if not _charged(rows) else "whole"] = lambda found: (
         f"{found.training.autoencoder:.3g}" if found.training.autoencoder else ""
     )
     return _filled(f"training FLOPs by part ({rows[0][1].counting.words()})", rows, columns)

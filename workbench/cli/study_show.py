@@ -77,9 +77,9 @@ def _print_runs(console: Console, structures: Sequence[Structure], speed: float)
             escape(one.label),
             "" if one.num_runs is None else str(one.num_runs),
             f"{one.accounts[0].parameters['total']:,}",
-            _between([each.tokens for each in training], "{:.3g}".format),
+            _between([each.tokens for each in training], _short),
             _between([each.num_steps for each in training], str),
-            _between([each.total for each in training], "{:.3g}".format),
+            _between([each.total for each in training], _short),
             _between([work / speed for work in one.work], duration),
         )
     console.print(table)
@@ -88,7 +88,12 @@ def _print_runs(console: Console, structures: Sequence[Structure], speed: float)
 def _between(values: Sequence[float], show: Callable[[float], str]) -> str:
     """The smallest and the largest, or the one that all are."""
     low, high = show(min(values)), show(max(values))
-    return low if low == high else f"{low} to {high}"
+    return low if low == high else f"{low}–{high}"
+
+
+def _short(value: float) -> str:
+    """``1.85e5``: ranges of it have to fit on a line."""
+    return f"{value:.3g}".replace("e+0", "e").replace("e+", "e")
 
 
 def dry_run_json(spec: StudySpec, plan: DryRun, structures: Sequence[Structure], staffing: Staffing) -> str:
