@@ -33,6 +33,8 @@ SAME_SIZE = 0.02
 """Parameter counts this close (relative) are one size."""
 SAME_COST = 0.05
 """Budgets this close (relative) are one: runs round theirs up to whole steps."""
+MAX_POINTS = 300
+"""More say little more about a dozen parameters, and every one is fitted 200 times."""
 ALONG_A_LINE = 0.03
 """Spread of ln N and ln D across their main direction, relative to that along it, from which they vary apart."""
 _NEEDED = ("model_parameters", "tokens", "train_flops")
@@ -125,7 +127,17 @@ def choose_points(evaluations: pd.DataFrame, target: str = "brierlm") -> Chosen:
     calm = _one_latent(calm, notes)
     rows = pd.concat([calm, rows[rows["kind"] == "baseline"]])
     phase = str(rows["phase"].iloc[0]) if len(rows) else ""
-    return Chosen(_points(rows, target), phase, head, notes)
+    return Chosen(_thinned(_points(rows, target), notes), phase, head, notes)
+
+
+def _thinned(points: Points, notes: list[str]) -> Points:
+    """At most ``MAX_POINTS``: every so manyth in the order of family, size and compute, so that all are there."""
+    if len(points) <= MAX_POINTS:
+        return points
+    order = np.lexsort((points.run, points.flops, points.num_parameters, points.family))
+    places = np.linspace(0, len(points) - 1, MAX_POINTS).round().astype(np.int64)
+    notes.append(f"{MAX_POINTS} of {len(points)} points are used, spread evenly over K, sizes and compute")
+    return points.take(order[places])
 
 
 def _counted(rows: pd.DataFrame, notes: list[str]) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pytest
 from analysis.allocation import closed_form, exponent_of
 from analysis.plots_scaling import loss_figure
 from analysis.scaling_law import LossLaw, fit_loss, loss_sentences
-from analysis.scaling_points import choose_points, cost_curve, costs_of, groups, lacking
+from analysis.scaling_points import MAX_POINTS, choose_points, cost_curve, costs_of, groups, lacking
 from analysis.tables_scaling import NOT_IDENTIFIED, loss_table
 from tests.suites.synthetic_scaling import LOSS, cost_per_token, losses
 
@@ -172,6 +172,14 @@ class TestPoints:
         chosen = choose_points(frame, "cross_entropy")
         assert len(chosen.points) == len(frame)
         assert "paper's count" in chosen.notes[0]
+
+    def test_of_very_many_points_a_spread_is_used(self) -> None:
+        many = losses(sizes=tuple(np.geomspace(1e4, 1e6, 30)), budgets=tuple(np.geomspace(1e11, 1e14, 20)))
+        chosen = choose_points(many, "cross_entropy")
+        assert len(chosen.points) == MAX_POINTS
+        assert len(np.unique(chosen.points.num_parameters)) == 30
+        assert chosen.points.flops.max() == pytest.approx(1e14)
+        assert f"{MAX_POINTS} of 600 points are used" in chosen.notes[0]
 
     def test_costs_are_those_of_the_runs(self) -> None:
         points = choose_points(losses(), "cross_entropy").points
