@@ -205,7 +205,7 @@ def compare(table: RunTable) -> Comparison:
         paired=paired,
         unpaired=unpaired or _left_unpaired(finals, paired),
         dimension=choose_dimension(compared, parameters, choices),
-        names=setting_names(runs, parameters, table.config_columns),
+        names=setting_names(runs, parameters, [c for c in table.config_columns if c not in BUDGETS]),
         noise=noise,
         noise_is_split=is_split,
         noise_kinds=tuple(sorted({s.kind for s in settings if s.num_seeds > 1 and not s.weak})),

@@ -21,13 +21,21 @@ from analysis.correlation import Correlation, answer, correlate
 from analysis.correlation import details as correlation_details
 from analysis.differences import differences_section
 from analysis.downstream import Downstream, downstream
+from analysis.external import published
 from analysis.files_written import HTML, Content, refuse_foreign, table_frames, write_content
 from analysis.page import render
 from analysis.pages import page_names, run_pages
+from analysis.power_law_report import PowerLawParts, power_law_section_parts
 from analysis.scaling_report import ScalingParts, scaling_parts
 from analysis.sections import Section
 from analysis.sections_frontier import frontier_section
-from analysis.sections_scaling import ASKS, budgets_section, downstream_section, scaling_section
+from analysis.sections_scaling import (
+    ASKS,
+    budgets_section,
+    downstream_section,
+    power_section,
+    scaling_section,
+)
 from analysis.summary import summarise
 from analysis.table import RunTable, StudyInfo, choose_studies, load_runs
 from analysis.texts import Part
@@ -106,6 +114,7 @@ class Found:
     pairs: list[ControlledPair]
     correlations: list[Correlation]
     budgets: list[AtBudget]
+    powers: PowerLawParts
     scaling: ScalingParts
     autoencoders: Downstream | None
     external: Sequence[Path] = ()
@@ -136,6 +145,7 @@ SECTIONS: list[Maker] = [
     lambda f: sections.key_section(f.table, f.parts, f.shown),
     _of_shown(lambda f: budgets_section(f.budgets, f.comparison)),
     _of_shown(lambda f: frontier_section(f.table, f.comparison)),
+    _of_shown(lambda f: power_section(f.powers)),
     _of_shown(lambda f: scaling_section(f.scaling)),
     _of_shown(lambda f: sections_compared.compared_section(f.comparison, f.shown.places, f.pairs)),
     _of_shown(lambda f: sections_compared.noise_section(f.comparison, f.shown.places, f.pairs)),
@@ -201,6 +211,7 @@ def build(table: RunTable, study: str, *, external: Sequence[Path] = (), reload:
         pairs=controlled_pairs(comparison),
         correlations=correlate(texts.comparable(table)),
         budgets=by_budget(table, comparison),
+        powers=power_law_section_parts(comparison.evaluations, published=published()),
         scaling=scaling_parts(comparison.evaluations),
         autoencoders=downstream(table, comparison),
         external=external,
@@ -302,7 +313,9 @@ def verdict_of(found: Found) -> Verdict:
 
 def with_summary(verdict: Verdict, found: Found) -> Verdict:
     """The verdict with what the other sections found and the caveats that the diagnostics demand."""
-    summary = summarise(found.parts, found.comparison, found.budgets, found.scaling, found.autoencoders)
+    summary = summarise(
+        found.parts, found.comparison, found.budgets, found.powers, found.scaling, found.autoencoders
+    )
     return replace(verdict, findings=summary.findings, caveats=summary.caveats)
 
 

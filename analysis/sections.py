@@ -18,7 +18,6 @@ from analysis import (
 from analysis.ablation import Effect
 from analysis.comparison import Comparison
 from analysis.correlation import Correlation
-from analysis.frontier import COSTS
 from analysis.naming import setting_names
 from analysis.samples import Sample
 from analysis.style import Picture
@@ -60,15 +59,12 @@ class Section:
 
 
 def key_section(table: RunTable, parts: list[Part], shown: Part) -> Section:
-    """Of all texts; the frontiers of the one ``shown``."""
+    """Of all texts; what is said about the kinds of points is of the one ``shown``."""
     section, comparison = Section("key-numbers", "Key numbers"), shown.comparison
     section.add(tables.key_numbers(parts), "No run completed at the budget.")
     section.notes += [
         f"{part.text}: no run completed at the budget." for part in parts if len(parts) > 1 and not part.places
     ]
-    names = table.runs.drop_duplicates("run_id").set_index("run_id")["name"]
-    for cost in COSTS:
-        section.add(tables.frontier_table(comparison, names, cost, shown.text if len(parts) > 1 else ""))
     if not (comparison.evaluations["brierlm"] > 0).any():
         section.notes.append("No checkpoint has a BrierLM above 0, so there is no frontier.")
     phases = set(comparison.evaluations["phase"])

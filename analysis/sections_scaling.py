@@ -5,6 +5,7 @@ from __future__ import annotations
 from analysis.budgets import AtBudget, budget_table
 from analysis.comparison import Comparison
 from analysis.downstream import Downstream, downstream_figure, downstream_table, sentences
+from analysis.power_law_report import PowerLawParts
 from analysis.scaling_report import ScalingParts
 from analysis.sections import Section
 
@@ -24,6 +25,18 @@ def budgets_section(found: list[AtBudget], comparison: Comparison) -> Section | 
         f"largest of those with most runs ({comparison.budget})."
     )
     return section
+
+
+def power_section(parts: PowerLawParts) -> Section | None:
+    """BrierLM over compute, family by family, and the compute that each needs for the baseline's score. The
+    published ratios are shown beside ours only: None without a curve of ours."""
+    if not any(law.curves for law in parts.laws):
+        return None
+    section = Section("growth", "Growth with compute, and the ratio to the baseline")
+    section.notes += [*parts.summary, *parts.sentences]
+    for item in (*parts.pictures, *parts.tables):
+        section.add(item)
+    return None if section.empty else section
 
 
 def scaling_section(parts: ScalingParts) -> Section | None:

@@ -5,13 +5,14 @@ Every sentence is made from numbers of this report and names its interval; a par
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from analysis.budgets import AtBudget, sentence
 from analysis.caveats import caveats
 from analysis.comparison import Comparison
 from analysis.downstream import Downstream, sentences
+from analysis.power_law_report import PowerLawParts
 from analysis.scaling_report import ScalingParts
 from analysis.texts import Part
 
@@ -28,12 +29,13 @@ def summarise(
     parts: Sequence[Part],
     comparison: Comparison,
     budgets: list[AtBudget],
+    powers: PowerLawParts | None,
     scaling: ScalingParts | None,
     autoencoders: Downstream | None,
-    more: Iterable[str] = (),
 ) -> Summary:
-    """``more``: sentences of other sections, in their order."""
-    findings = [sentence(budgets, comparison), *more]
+    """From what the sections found, in their order."""
+    findings = [sentence(budgets, comparison)]
+    findings += powers.summary if powers is not None else []
     findings += scaling.summary if scaling is not None else []
     findings += sentences(autoencoders)[:2] if autoencoders is not None else []
     several = len(parts) > 1

@@ -7,9 +7,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.ablation import Effect
-from analysis.claims import check_gap, compare_rows
+from analysis.claims import check_gap
 from analysis.comparison import Comparison, Setting, cells
-from analysis.frontier import COSTS, frontiers
 from analysis.naming import SettingNames
 from analysis.rows import FLOORS, ORDERS
 from analysis.scores import bound_note, bounds, score_words
@@ -198,41 +197,6 @@ def _setting_row(group: pd.DataFrame, comparison: Comparison) -> list[Cell]:
         MISSING if mean.sd is None else number(mean.sd),
         MISSING if only_bound.any() else error,
     ]
-
-
-def frontier_table(comparison: Comparison, names: pd.Series, cost: str, text: str = "") -> Table:
-    """``names``: of the runs, by run id; ``text``: named where there are several."""
-    rows: list[list[Cell]] = []
-    before: dict[tuple[str, str], pd.Series] = {}
-    points = frontiers(comparison.evaluations, cost=cost)
-    num = max(1, len(points) - points.groupby(["models", "kind_of_point"]).ngroups)
-    for _, point in points.iterrows():
-        key = comparison.dimension.key(point)
-        group = (point["models"], point["kind_of_point"])
-        rows.append(
-            [
-                str(point["models"]),
-                "constant rate" if point["kind_of_point"] == "constant" else "end of decay",
-                flops(point[cost]),
-                score_words(point),
-                compare_rows(point, before[group], comparison, comparisons=num).verdict
-                if group in before
-                else MISSING,
-                "baseline" if point["kind"] == "baseline" else comparison.dimension.name(key),
-                str(names.get(point["run_id"]) or point["run_id"]),
-            ]
-        )
-        before[group] = point
-    return Table(
-        "frontier" if cost == "train_flops" else "frontier_with_autoencoder",
-        f"Pareto frontiers{f' on {text}' if text else ''}, compute {COSTS[cost]}: no other point of the same kind "
-        "costs less and scores more. "
-        "Points at constant rate and ends of decays are never mixed. Checkpoints are compared without pairs, "
-        "corrected for all rows." + bound_note(point for _, point in points.iterrows()),
-        ["models", "kind of point", "FLOPs", "BrierLM ± s.e.", "against the point before", "model", "run"],
-        rows,
-        frozenset({2, 3}),
-    )
 
 
 def autoencoder_table(autoencoders: pd.DataFrame) -> Table:

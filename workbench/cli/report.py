@@ -34,6 +34,9 @@ def register(app: typer.Typer) -> None:
         watch: Annotated[
             bool, typer.Option("--watch", help="Write again whenever runs change, until the study has finished.")
         ] = False,
+        mlflow: Annotated[
+            bool, typer.Option("--mlflow/--no-mlflow", help="Show the report at the study's launch in MLflow too.")
+        ] = True,
         every: Annotated[float, typer.Option(min=1.0, help="Seconds between two looks of --watch.")] = 30.0,
     ) -> None:
         """Write a self-contained HTML report with figures, data, LaTeX tables and a page for every run.
@@ -51,7 +54,10 @@ def register(app: typer.Typer) -> None:
         from analysis.report import write_reports
 
         if not watch:
-            _say(write_reports(home, studies or None, out, external=data or []))
+            written = write_reports(home, studies or None, out, external=data or [])
+            _say(written)
+            if mlflow:
+                _deliver(home, written)
             return
         from analysis.watch import watch as keep_watching
 
@@ -62,6 +68,19 @@ def register(app: typer.Typer) -> None:
             keep_watching(home, studies or None, write, every=every)
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
+
+
+def _deliver(home: Path, reports: list[Written]) -> None:
+    """Show each report at its launch; a launch that is not in MLflow, or a server that is away, fails nothing."""
+    import sys
+
+    from workbench.cli.study_report import deliver_report
+    from workbench.home import Home
+
+    for written in reports:
+        note = deliver_report(Home(home.resolve()), written.study, written.html.parent)
+        if note:
+            print(f"note: {note}", file=sys.stderr)
 
 
 def _say(reports: list[Written]) -> None:
