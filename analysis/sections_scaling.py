@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from analysis.budgets import AtBudget, budget_table
 from analysis.comparison import Comparison
+from analysis.compute_ratio import ratio_sentences
 from analysis.downstream import Downstream, downstream_figure, downstream_table, sentences
 from analysis.power_law_report import PowerLawParts
 from analysis.scaling_report import ScalingParts
 from analysis.sections import Section
+from analysis.words import listed
 
 ASKS = "scaling"
 """Name of the study whose question is the law."""
@@ -27,10 +31,23 @@ def budgets_section(found: list[AtBudget], comparison: Comparison) -> Section | 
     return section
 
 
+def headline_ratios(parts: PowerLawParts) -> list[str]:
+    """For the summary: the ratios of compute that can be read off, and for which families none can."""
+    said, without = [], []
+    for one in parts.ratios:
+        known = replace(one, reasons={})
+        said += ratio_sentences(known) if known.families else []
+        without += [family for family in one.reasons if family not in without]
+    open_ones = [family for family in without if not any(family in one.families for one in parts.ratios)]
+    if said and open_ones:
+        said.append(f"{listed(open_ones)}: no ratio of compute; the section on growth says why.")
+    return said
+
+
 def power_section(parts: PowerLawParts) -> Section | None:
     """BrierLM over compute, family by family, and the compute that each needs for the baseline's score. The
     published ratios are shown beside ours only: None without a curve of ours."""
-    if not any(law.curves for law in parts.laws):
+    if not any(law.fitted for law in parts.laws):
         return None
     section = Section("growth", "Growth with compute, and the ratio to the baseline")
     section.notes += [*parts.summary, *parts.sentences]

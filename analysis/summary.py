@@ -14,6 +14,7 @@ from analysis.comparison import Comparison
 from analysis.downstream import Downstream, sentences
 from analysis.power_law_report import PowerLawParts
 from analysis.scaling_report import ScalingParts
+from analysis.sections_scaling import headline_ratios
 from analysis.texts import Part
 
 
@@ -35,8 +36,8 @@ def summarise(
 ) -> Summary:
     """From what the sections found, in their order."""
     findings = [sentence(budgets, comparison)]
-    findings += powers.summary if powers is not None else []
-    findings += scaling.summary if scaling is not None else []
+    findings += headline_ratios(powers) if powers is not None else []
+    findings += scaling.summary if scaling is not None and scaling.law.chosen is not None else []
     findings += sentences(autoencoders)[:2] if autoencoders is not None else []
     several = len(parts) > 1
     said = [(part.text, line) for part in parts for line in caveats(part.comparison.finals)]
