@@ -197,25 +197,32 @@ def _asked(found: Found) -> set[str]:
     return asked
 
 
-def build(table: RunTable, study: str, *, external: Sequence[Path] = (), reload: int | None = None) -> Content:
-    """The whole report on ``study``; ``table`` holds its runs only."""
-    info, parts = table.studies[study], texts.parts_of(table)
+def find(table: RunTable, study: str, *, external: Sequence[Path] = (), with_pictures: bool = True) -> Found:
+    """Everything that the sections and the verdict on ``study`` are made from; ``with_pictures``: of the laws,
+    which are drawn where they are fitted."""
+    parts = texts.parts_of(table)
     shown = texts.largest(parts)
     comparison = shown.comparison
-    found = Found(
+    return Found(
         table=table,
-        info=info,
+        info=table.studies[study],
         parts=parts,
         shown=shown,
         effects=effects(comparison, table.runs, table.config_columns),
         pairs=controlled_pairs(comparison),
         correlations=correlate(texts.comparable(table)),
         budgets=by_budget(table, comparison),
-        powers=power_law_section_parts(comparison.evaluations, published=published()),
-        scaling=scaling_parts(comparison.evaluations),
+        powers=power_law_section_parts(comparison.evaluations, published=published(), with_pictures=with_pictures),
+        scaling=scaling_parts(comparison.evaluations, with_pictures=with_pictures),
         autoencoders=downstream(table, comparison),
         external=external,
     )
+
+
+def build(table: RunTable, study: str, *, external: Sequence[Path] = (), reload: int | None = None) -> Content:
+    """The whole report on ``study``; ``table`` holds its runs only."""
+    found = find(table, study, external=external)
+    info, parts, shown, comparison = found.info, found.parts, found.shown, found.comparison
     with style.house_style():
         main = plots.main_figure(comparison, shown.floors)
         contents = made_sections(found)

@@ -13,16 +13,12 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import plots, report, style, tables
-from analysis.ablation import effects
-from analysis.claims import controlled_pairs
 from analysis.comparison import ROLES, compare
-from analysis.correlation import correlate
 from analysis.files_written import Content, table_frames, write_content
 from analysis.page import render
 from analysis.scores import bound_note, score_words
 from analysis.sections import Section
 from analysis.table import RunTable, choose_studies, load_runs
-from analysis.texts import comparable, largest, parts_of
 from analysis.verdict import Verdict
 from analysis.words import MISSING, PHASES, Cell, Table, flops, listed
 from workbench.errors import StudyError
@@ -60,20 +56,15 @@ def write_together(home: Path | str, studies: list[str] | None, out: Path | str 
 
 def _member(home: Path, name: str) -> Member:
     table = load_runs(home, [name])
-    parts = parts_of(table)
-    shown = largest(parts)
-    found = report.Found(
-        table=table,
-        info=table.studies[name],
-        parts=parts,
-        shown=shown,
-        effects=effects(shown.comparison, table.runs, table.config_columns),
-        pairs=controlled_pairs(shown.comparison),
-        correlations=correlate(comparable(table)),
-    )
-    key = tables.key_numbers(parts)
+    found = report.find(table, name, with_pictures=False)
+    key = tables.key_numbers(found.parts)
     return Member(
-        name, table, found, report.verdict_of(found), report.counts(table.runs), replace(key, name=f"key_{name}")
+        name,
+        table,
+        found,
+        report.with_summary(report.verdict_of(found), found),
+        report.counts(table.runs),
+        replace(key, name=f"key_{name}"),
     )
 
 

@@ -29,7 +29,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def present(html: str) -> list[str]:
-    return [name for name in SECTIONS if f'<section id="{name}">' in html]
+    return [name for name in SECTIONS if f'<section id="{name}"' in html]
 
 
 def test_sections_figures_and_data(report: Path) -> None:
@@ -55,7 +55,7 @@ def test_sections_figures_and_data(report: Path) -> None:
 
 def test_the_verdict_answers_by_calls_and_samplers(report: Path) -> None:
     html = (report / "report.html").read_text(encoding="utf-8")
-    verdict = html[html.index('id="verdict"') : html.index('<section id="frontier">')]
+    verdict = html[html.index('id="verdict"') : html.index('<section id="frontier"')]
     assert "The best setting has head energy (quadric)" in verdict
     assert "scores highest" in verdict
     assert "reaches its score with about" in verdict
