@@ -217,12 +217,12 @@ def _sentence(row: pd.Series, family: str, cost: str, baseline: str) -> str:
             f"What {family} needs of the {baseline}'s {compute} at BrierLM {row['quality']:.2g} is not "
             f"determined by these runs (95 % interval {ends} times)."
         )
-    share = f"{100 * abs(1 - ratio):.0f} % {'less' if ratio < 1 else 'more'}"
+    share = f" ({100 * abs(1 - ratio):.0f} % {'less' if ratio < 1 else 'more'})" if ratio < 2 else ""
     if low <= 1 <= high:
-        share = "less or more is not told by these runs"
+        share = " (less or more is not told by these runs)"
     return (
         f"{family} needs {_short(ratio)} times {ends} the {compute} of the {baseline} at BrierLM "
-        f"{row['quality']:.2g} ({share})."
+        f"{row['quality']:.2g}{share}."
     )
 
 
@@ -232,7 +232,7 @@ def _words(cost: str) -> str:
 
 def is_determined(low: float, high: float) -> bool:
     """Whether an interval of a ratio says something."""
-    return 0 < low and high <= _WIDEST * low
+    return low > 0 and high <= _WIDEST * low
 
 
 def _short(value: float) -> str:

@@ -125,7 +125,7 @@ def ratio_figure(found: Ratios, laws: PowerLaws, *, baseline: str = BASELINE) ->
     _ratio_limits(axes, found.frame)
     _plain_log(axes)
     axes.set_xlabel("BrierLM that both reach")
-    axes.set_ylabel(f"compute ({found.cost}) over the {baseline}'s")
+    axes.set_ylabel(f"compute, times the {baseline}'s")
     handles = [
         Line2D([], [], color=GREY, lw=1.4, label="within the data of both"),
         Line2D([], [], color=GREY, lw=1.2, ls=(0, (4, 2)), label="extrapolated"),
@@ -135,8 +135,8 @@ def ratio_figure(found: Ratios, laws: PowerLaws, *, baseline: str = BASELINE) ->
     axes.figure.legend(handles=handles, loc="outside upper center", ncols=2, columnspacing=1.4, handlelength=1.8)
     style.label_right(axes, labels)
     text = (
-        f"Below the line a family needs less compute ({found.cost}) than the {baseline} for the same BrierLM. Read "
-        "off the fitted curves; bands: 95 %, by bootstrap over the runs of both."
+        f"Below the line a family needs less compute ({found.cost}) than the {baseline} for the same BrierLM. "
+        "Read off the fitted curves; bands: 95 %, by bootstrap over the runs of both."
     )
     title = f"Compute that CALM needs against the {baseline}: {found.cost}"
     return style.render(figure, f"compute-ratio-{found.cost.replace(' ', '-')}", title, text)

@@ -5,7 +5,8 @@ small and large noise, outliers, and compute from 1e9 to 1e22 FLOPs; each table 
 Printed per scenario: share of the intervals that hold the exponent, the curve in the middle and at its upper end,
 the compute at a score, the ratio of two families there, and for saturating curves the level; each in per cent of
 the tables in which the interval was given, with one binomial standard error, and in brackets how many of those
-there were. Last: how often each form is chosen.
+there were. Last, whole tables as a report fits them (the best of three sizes at each budget, scatter pooled over
+families, form chosen): the same, and how often the saturating form is chosen.
 
     python tests/bench/fit_coverage.py [--tables 400] [--only WORD]
 """
@@ -23,9 +24,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from analysis.fitting import Fit, Scatter, fit
+from analysis.compute_ratio import ratio_at
+from analysis.fitting import Fit, fit
 from analysis.power_forms import Power, Saturating, ScoreLaw
-from tests.suites.synthetic_laws import Array, Curve, Design
+from analysis.power_law import fit_power_laws
+from tests.suites.synthetic_laws import Array, Curve, Design, evaluations
 
 POWER = Curve()
 SATURATING = Curve(gamma=0.5, score=8.0, level=30.0)
@@ -55,6 +58,26 @@ SCENARIOS: dict[str, tuple[str, Curve, Design]] = {
 }
 
 
+FAMILIES = {
+    "token baseline": Curve(0.30, score=4.0),
+    "K = 1": Curve(0.25, score=2.5),
+    "K = 2": Curve(0.30, score=3.7),
+    "K = 4": Curve(0.35, score=4.5),
+    "K = 8": Curve(0.38, score=3.5),
+}
+TABLES = {
+    "report, 3 sizes x 3 budgets": (FAMILIES, Design(3, decades=1), (0.0, 0.05, 0.1)),
+    "report, 3 sizes x 5 budgets": (FAMILIES, Design(5, decades=2), (0.0, 0.05, 0.1)),
+    "report, sizes nearly alike": (FAMILIES, Design(4, decades=2), (0.0, 0.01, 0.02)),
+    "report, 10 budgets": (FAMILIES, Design(10), (0.0,)),
+    "report, 14 budgets, saturating": (
+        {name: replace(SATURATING, score=curve.score) for name, curve in FAMILIES.items()},
+        Design(14, decades=5),
+        (0.0,),
+    ),
+}
+
+
 class Tally:
     """How often, by name, among how many."""
 
@@ -78,9 +101,9 @@ class Tally:
         return ", ".join(parts)
 
 
-def fitted(law: ScoreLaw, curve: Curve, design: Design, seed: int, scatter: Scatter | None = None) -> Fit:
+def fitted(law: ScoreLaw, curve: Curve, design: Design, seed: int) -> Fit:
     costs, scores, errors, run = design.draw(curve, np.random.default_rng(seed))
-    return fit(law, law.u(costs), scores, se=errors, runs=run, scatter=scatter, seed=seed)
+    return fit(law, law.u(costs), scores, se=errors, runs=run, seed=seed)
 
 
 def law_for(form: str, curve: Curve) -> ScoreLaw:
@@ -126,8 +149,31 @@ def ratio_interval(first: Fit, second: Fit, score: float) -> tuple[float, float]
     for one in (first, second):
         assert isinstance(one.law, ScoreLaw)
         costs.append(one.law.log_cost(one.draws, score))
-    low, high = np.percentile(costs[1] - costs[0], (2.5, 97.5), method="nearest")
+    never = np.isinf(costs[0]) & np.isinf(costs[1])  # neither reaches the score: either may need more
+    difference = costs[1] - np.where(never, 0.0, costs[0])
+    low, high = np.percentile(difference, (2.5, 97.5), method="nearest")
     return float(low), float(high)
+
+
+def report(name: str, num_tables: int) -> str:
+    """One line of coverage of whole tables."""
+    curves, design, sizes = TABLES[name]
+    tally, bent, total = Tally(), 0, 0
+    for seed in range(num_tables):
+        laws = fit_power_laws(evaluations(curves, design, sizes=sizes, seed=seed))
+        base = laws.of("token baseline")
+        assert base is not None
+        for curve in laws.curves:
+            truth = curves[curve.family]
+            bent, total = bent + curve.saturates, total + 1
+            tally.add("exponent", curve.fit.interval(1), truth.gamma)
+            seen = curve.at([truth.middle])
+            tally.add("middle", (float(seen.low[0]), float(seen.high[0])), float(truth.at(truth.middle)))
+            if curve is not base:
+                score = math.sqrt(truth.score * curves["token baseline"].score)
+                wanted = truth.cost_of(score) / curves["token baseline"].cost_of(score)
+                tally.add("ratio", ratio_at(curve, base, score)[1:], wanted)
+    return f"{name:32} {tally.words()}, saturating form in {100 * bent / total:.1f} %"
 
 
 def main() -> None:
@@ -138,6 +184,9 @@ def main() -> None:
     for name in SCENARIOS:
         if arguments.only in name:
             print(study(name, arguments.tables), flush=True)
+    for name in TABLES:
+        if arguments.only in name:
+            print(report(name, arguments.tables), flush=True)
 
 
 if __name__ == "__main__":
