@@ -188,6 +188,10 @@ def _place(family: str) -> tuple[bool, int, str]:
     return (not digits, int(digits or 0), family)
 
 
+RECIPE = "recipe"
+"""Column of a caller that knows what runs differ in: equal where they differ in budget and seed alone."""
+
+
 def envelope(points: pd.DataFrame, cost: str) -> tuple[npt.NDArray[np.bool_], int]:
     """(n,) mask of the points of a family that its curve goes through, and the largest number of settings at one
     budget. ``points``: scores above 0 of one kind.
@@ -223,7 +227,10 @@ def _budgets(costs: Array) -> list[npt.NDArray[np.intp]]:
 
 
 def _settings(points: pd.DataFrame, cost: str) -> npt.NDArray[np.int64]:
-    """(n,) number of the setting: its size, over inference costs its tokens; where not known a run is its own."""
+    """(n,) number of the setting: where ``RECIPE`` says it, that; else its size, over inference costs its tokens;
+    where that is not known a run is its own."""
+    if RECIPE in points and points[RECIPE].notna().all() and not cost.startswith("infer"):
+        return np.asarray(pd.factorize(points[RECIPE])[0], dtype=np.int64)
     column = "tokens" if cost.startswith("infer") else "model_parameters"
     if column not in points or points[column].isna().any():
         return np.asarray(pd.factorize(points["run_id"].astype(str))[0], dtype=np.int64)

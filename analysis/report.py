@@ -35,6 +35,7 @@ from analysis.sections_scaling import (
     downstream_section,
     power_section,
     scaling_section,
+    with_recipes,
 )
 from analysis.summary import summarise
 from analysis.table import RunTable, StudyInfo, choose_studies, load_runs
@@ -212,7 +213,9 @@ def find(table: RunTable, study: str, *, external: Sequence[Path] = (), with_pic
         pairs=controlled_pairs(comparison),
         correlations=correlate(texts.comparable(table)),
         budgets=by_budget(table, comparison),
-        powers=power_law_section_parts(comparison.evaluations, published=published(), with_pictures=with_pictures),
+        powers=power_law_section_parts(
+            with_recipes(table, comparison.evaluations), published=published(), with_pictures=with_pictures
+        ),
         scaling=scaling_parts(comparison.evaluations, with_pictures=with_pictures),
         autoencoders=downstream(table, comparison),
         external=external,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pandas as pd
+
 from analysis.budgets import AtBudget, budget_table
-from analysis.comparison import Comparison
+from analysis.comparison import BUDGETS, Comparison, cells
 from analysis.compute_ratio import ratio_sentences
 from analysis.downstream import Downstream, downstream_figure, downstream_table, sentences
+from analysis.power_law import RECIPE
 from analysis.power_law_report import PowerLawParts
 from analysis.scaling_report import ScalingParts
 from analysis.sections import Section
+from analysis.table import RunTable
 from analysis.words import listed
 
 ASKS = "scaling"
@@ -29,6 +33,14 @@ def budgets_section(found: list[AtBudget], comparison: Comparison) -> Section | 
         f"largest of those with most runs ({comparison.budget})."
     )
     return section
+
+
+def with_recipes(table: RunTable, evaluations: pd.DataFrame) -> pd.DataFrame:
+    """The evaluations with ``power_law.RECIPE``: one number for runs that differ in budget and seed alone.
+    Over inference costs a longer training is a setting of its own, and sizes tell them apart there."""
+    columns = [c for c in table.config_columns if c not in BUDGETS]
+    numbers = {str(i): n for n, cell in enumerate(cells(table.runs, columns)) for i in cell["run_id"]}
+    return evaluations.assign(**{RECIPE: [numbers.get(str(i)) for i in evaluations["run_id"]]})
 
 
 def headline_ratios(parts: PowerLawParts) -> list[str]:

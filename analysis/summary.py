@@ -40,7 +40,9 @@ def summarise(
     findings += scaling.summary if scaling is not None and scaling.law.chosen is not None else []
     findings += sentences(autoencoders)[:2] if autoencoders is not None else []
     several = len(parts) > 1
+    shown = next((part.text for part in parts if part.comparison is comparison), "") if several else ""
     said = [(part.text, line) for part in parts for line in caveats(part.comparison.finals)]
     return Summary(
-        [line for line in findings if line], [f"{text}: {line}" if several else line for text, line in said]
+        [f"{shown}: {line}" if shown else line for line in findings if line],
+        [f"{text}: {line}" if several else line for text, line in said],
     )

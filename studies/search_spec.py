@@ -66,6 +66,9 @@ def check_follows(space: Mapping[str, Any], follows: Mapping[str, Mapping[str, M
         unknown = sorted(set(rows) - {str(choice) for choice in dimension.choices})
         if unknown:
             raise ValueError(f"follows: {', '.join(unknown)} is not a choice of {name} {list(dimension.choices)}")
+        missing = [choice for choice in dimension.choices if str(choice) not in rows]
+        if missing:
+            raise ValueError(f"follows: {name} {missing[0]} has no row; every choice needs what follows from it")
         for follower in {key for row in rows.values() for key in row}:
             if follower in space or owner.setdefault(follower, name) != name:
                 other = "is searched" if follower in space else f"follows from {owner[follower]} already"

@@ -47,8 +47,9 @@ def _print_plan(console: Console, spec: StudySpec) -> None:
     console.print(f"search space ({settings or 'continuous'}{' settings' if settings else ''}):")
     for parameter, dimension in spec.space.items():
         console.print(f"  {parameter}: {_dimension(dimension)}", markup=False)
+    extra = "" if spec.sampler.kind == "grid" else f", at most {spec.max_extra} pruned or failed on top"
     console.print(
-        f"{spec.trials} trials complete x {spec.seeds} seed(s), at most {spec.max_extra} pruned or failed on top; "
+        f"{spec.trials} trials complete x {spec.seeds} seed(s){extra}; "
         f"{len(spec.baselines)} token baselines; {len(spec.check_names)} checks of the best trial's learning rate",
         soft_wrap=True,
     )

@@ -128,3 +128,9 @@ def test_the_question_and_what_would_count_against_it_are_stated(name):
     assert study.question.endswith((".", "?"))
     assert "noise" in study.against or "opposite order" in study.against
     assert len(study.against) > 100
+
+
+@CASE
+def test_the_rate_is_checked_at_the_best_setting(name, preset):
+    """A study that draws a conclusion looks at how far it hangs on the learning rate."""
+    assert spec_of(name, preset).check_names == ("lr-x0.5", "lr-x2")

@@ -213,10 +213,11 @@ def test_a_grid_runs_every_setting_and_what_follows_from_it():
         ({"pruner": {"kind": "percentile"}}, r"grid wants pruner.kind none, percentile given"),
         ({"trials": 3}, r"a grid runs all of its 4 settings; leave trials and start out"),
         ({"follows": {"optim.lr": {1: {"optim.clip": 2.0}}}}, r"follows: optim.lr must be in the space"),
+        ({"follows": {"model.chunk_size": {1: {"optim.clip": 2.0}}}}, r"chunk_size 2 has no row; every choice"),
         ({"follows": {"model.chunk_size": {3: {"optim.clip": 2.0}}}}, r"3 is not a choice of model.chunk_size"),
-        ({"follows": {"model.chunk_size": {1: {"train.train_flops": 1e9}}}}, r"it is searched"),
+        ({"follows": {"model.chunk_size": {k: {"train.train_flops": 1e9} for k in (1, 2)}}}, r"it is searched"),
         (
-            {"follows": {n: {GRID["space"][n]["choices"][0]: {"optim.clip": 2.0}} for n in GRID["space"]}},
+            {"follows": {n: {c: {"optim.clip": 2.0} for c in GRID["space"][n]["choices"]} for n in GRID["space"]}},
             r"optim.clip cannot follow from train.train_flops: it follows from model.chunk_size already",
         ),
     ],
