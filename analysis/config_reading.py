@@ -1,7 +1,7 @@
 """config.yaml in a tenth of the time: a report reads a thousand of them, and they agree in nearly every line.
 
-The files are written by the workbench itself, as plain nested mappings. Such a file is read line by line, and what a
-value means is asked of PyYAML once for each distinct text. Any other file goes to PyYAML whole.
+The files are written by the workbench itself, as plain nested mappings. Such a file is read line by line, and what
+a value means is asked of PyYAML once for each distinct text. Any other file goes to PyYAML whole.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def _write_parts(folder: Path, content: Content) -> None:
         (folder / part).mkdir()
     (folder / HTML).write_text(content.html, encoding="utf-8")
     figures = folder / "figures"
-    for width in WIDTHS if content.pictures else ():
+    for width in WIDTHS if any(picture.paper for picture in content.pictures) else ():
         (figures / width).mkdir()
     for picture in content.pictures:
         (figures / f"{picture.name}.svg").write_text(picture.svg, encoding="utf-8")

@@ -48,7 +48,7 @@ _DATA = {
 def render(template: str, *, pictures: Iterable[Picture] = (), reload: int | None = None, **values: Any) -> str:
     """A whole page. ``reload``: seconds after which it loads itself again (only while a study is watched).
     ``pictures``: those that it shows, for their colours."""
-    script = _script()
+    script, pictures = _script(), list(pictures)
     return (
         _environment()
         .get_template(template)
@@ -59,6 +59,7 @@ def render(template: str, *, pictures: Iterable[Picture] = (), reload: int | Non
             reload=reload,
             inline=inline,
             data_of=data_of,
+            paper=any(picture.paper for picture in pictures),
             **values,
         )
     )

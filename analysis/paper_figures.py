@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import matplotlib
 import numpy as np
@@ -17,12 +20,24 @@ WIDTHS = {"column": 3.3, "page": 6.9}
 """Inches; folders under figures/."""
 SCALE = 7 / 9
 """Of fonts, lines, marks and height: 9 and 10 points become 7 and 7.8."""
+_WANTED = ContextVar("paper", default=False)
+
+
+@contextmanager
+def paper(wanted: bool = True) -> Iterator[None]:
+    """Whether figures made in this context come with their files for a paper, which take three times as long as
+    the figures themselves."""
+    before = _WANTED.set(wanted)
+    try:
+        yield
+    finally:
+        _WANTED.reset(before)
 
 
 def paper_files(figure: Figure, *, small: bool) -> dict[str, bytes]:
-    """By ``column.pdf``, ``column.svg`` and, of figures that are not ``small``, ``page.pdf``, ``page.svg``.
-    Changes the figure: call it last."""
-    if not WIDTHS:
+    """By ``column.pdf``, ``column.svg`` and, of figures that are not ``small``, ``page.pdf``, ``page.svg``;
+    nothing outside ``paper()``. Changes the figure: call it last."""
+    if not _WANTED.get():
         return {}
     height = figure.get_figheight() * SCALE
     for artist in figure.findobj():

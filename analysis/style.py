@@ -85,7 +85,7 @@ class Picture:
     png: bytes
     small: bool
     paper: dict[str, bytes] = field(default_factory=dict)
-    """``column.pdf``, ``column.svg``, ``page.pdf``, ``page.svg`` (``analysis.paper_figures``)."""
+    """``column.pdf``, ``column.svg``, ``page.pdf``, ``page.svg`` where asked for (``analysis.paper_figures``)."""
     data: str = ""
     """File under data/ that holds what it shows; by default the one that its name belongs to."""
 
@@ -104,7 +104,8 @@ def new_figure(size: tuple[float, float] = WIDE) -> tuple[Figure, Axes]:
 
 
 def render(figure: Figure, name: str, title: str, text: str, *, data: str = "") -> Picture:
-    """SVG text, PNG bytes and the files for a paper, without dates or versions. The figure is spent afterwards."""
+    """SVG text, PNG bytes and, within ``paper_figures.paper()``, files for a paper; no dates or versions. The
+    figure is spent afterwards."""
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
     figure.set_layout_engine("none")  # keep what was laid out: laying out again takes as long as drawing

@@ -34,6 +34,10 @@ def register(app: typer.Typer) -> None:
         watch: Annotated[
             bool, typer.Option("--watch", help="Write again whenever runs change, until the study has finished.")
         ] = False,
+        paper: Annotated[
+            bool,
+            typer.Option("--paper", help="Figures as PDF and SVG in the widths of a paper too (takes longer)."),
+        ] = False,
         mlflow: Annotated[
             bool, typer.Option("--mlflow/--no-mlflow", help="Show the report at the study's launch in MLflow too.")
         ] = True,
@@ -42,6 +46,8 @@ def register(app: typer.Typer) -> None:
         """Write a self-contained HTML report with figures, data, LaTeX tables and a page for every run.
 
         The path of the HTML file is printed last."""
+        from analysis.paper_figures import paper as for_paper
+
         if together:
             if watch or data:
                 raise typer.BadParameter(
@@ -49,12 +55,14 @@ def register(app: typer.Typer) -> None:
                 )
             from analysis.together import write_together
 
-            _say([write_together(home, studies or None, out)])
+            with for_paper(paper):
+                _say([write_together(home, studies or None, out)])
             return
         from analysis.report import write_reports
 
         if not watch:
-            written = write_reports(home, studies or None, out, external=data or [])
+            with for_paper(paper):
+                written = write_reports(home, studies or None, out, external=data or [])
             _say(written)
             if mlflow:
                 _deliver(home, written)
@@ -62,7 +70,8 @@ def register(app: typer.Typer) -> None:
         from analysis.watch import watch as keep_watching
 
         def write(reload: int | None) -> None:
-            _say(write_reports(home, studies or None, out, external=data or [], reload=reload))
+            with for_paper(paper):
+                _say(write_reports(home, studies or None, out, external=data or [], reload=reload))
 
         try:
             keep_watching(home, studies or None, write, every=every)

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from analysis import (
-    paper_figures,
     plots,
     plots_bottleneck,
     plots_calls,
@@ -36,13 +35,10 @@ def table(home: Path) -> RunTable:
 
 @pytest.fixture(scope="session", autouse=True)
 def _coarse_pictures() -> Iterator[None]:
-    """Fewer pixels and no files for papers: most of a report's time goes into them."""
+    """Fewer pixels: much of a report's time goes into them."""
     before, style.DPI = style.DPI, 40
-    widths = dict(paper_figures.WIDTHS)
-    paper_figures.WIDTHS.clear()
     yield
     style.DPI = before
-    paper_figures.WIDTHS.update(widths)
 
 
 @pytest.fixture(scope="session")

@@ -145,8 +145,7 @@ def test_links_within_the_report_lead_somewhere(report: Path, page: Page) -> Non
     inward = {link for link in page.links if "://" not in link and not link.startswith("#")}
     assert sum(link.startswith("runs/") for link in inward) == 22
     assert sum(link.startswith("data/") for link in inward) > 3
-    without_paper = {link for link in inward if not link.startswith(("figures/column/", "figures/page/"))}
-    assert [link for link in sorted(without_paper) if not (report / link).is_file()] == []
+    assert [link for link in sorted(inward) if not (report / link).is_file()] == []
     anchors = {link[1:] for link in page.links if link.startswith("#")}
     assert len(anchors) > 15
     assert anchors <= set(page.ids)

@@ -144,9 +144,8 @@ def test_drawings_take_their_colours_from_the_page() -> None:
 @pytest.fixture
 def widths() -> Iterator[None]:
     """Files for papers are left out of all other tests."""
-    paper_figures.WIDTHS.update({"column": 3.3, "page": 6.9})
-    yield
-    paper_figures.WIDTHS.clear()
+    with paper_figures.paper():
+        yield
 
 
 def test_figures_for_a_paper_have_its_widths_and_the_same_bytes(widths: None) -> None:
