@@ -102,7 +102,7 @@ def _by_run(frame: pd.DataFrame) -> dict[str, list[Row]]:
 def _lead(run: Row) -> str:
     what = "Token baseline" if run["kind"] == "baseline" else f"CALM, K = {plain(run['K'])}, {run['head']} head"
     words = f"{what}, {run['role']}, seed {plain(run['seed'])}; {status_words(run['status'], run['reason'])}"
-    score = score_words(pd.Series(run))
+    score = score_words(run)
     return f"{words}; BrierLM {score} after {flops(run['train_flops'])} training FLOPs."
 
 
@@ -149,7 +149,7 @@ def _numbers(run: Row, rows: list[Row]) -> Section | None:
             plain(row["step"]),
             flops(row["train_flops"]),
             str(row["phase"]),
-            score_words(pd.Series(row)),
+            score_words(row),
             *[number(row[f"brier_{n}"], 3) for n in (1, 2, 3, 4)],
             plus_minus(row["cross_entropy"], row["cross_entropy_se"], 3) if nats else number(row["head_loss"], 3),
         ]

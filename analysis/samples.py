@@ -59,8 +59,12 @@ def choose(comparison: Comparison, samples: pd.DataFrame) -> list[pd.Series]:
     there = set(samples["run_id"])
 
     def with_texts(settings: Sequence[Setting]) -> list[Setting]:
-        parts = [setting.runs[setting.runs["run_id"].isin(there)] for setting in settings]
-        return [Setting(part) for part in parts if len(part)]
+        found = []
+        for setting in settings:
+            kept = [run_id in there for run_id in setting.run_ids]  # a thousand settings: no pandas in the loop
+            if any(kept):
+                found.append(setting if all(kept) else Setting(setting.runs[kept]))
+        return found
 
     groups = {key: with_texts(settings) for key, settings in comparison.groups}
     baselines = [best_setting(groups[None]).best] if groups.get(None) else []
@@ -68,7 +72,8 @@ def choose(comparison: Comparison, samples: pd.DataFrame) -> list[pd.Series]:
     first = [best_setting(settings).best for settings in calm]
     chosen = {str(run["run_id"]) for run in first}
     rest = sorted((s for settings in calm for s in settings), key=lambda s: (-s.score, s.run_ids[0]))
-    others = [setting.best for setting in rest if not chosen & set(setting.run_ids)]
+    places = max(0, MAX_SAMPLES - len(baselines) - len(first))
+    others = [setting.best for setting in [s for s in rest if not chosen & set(s.run_ids)][:places]]
     return [*[*first, *others][: MAX_SAMPLES - len(baselines)], *baselines]
 
 

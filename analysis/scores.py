@@ -29,7 +29,7 @@ def bounds(rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
     return np.asarray([is_bound(row) for row in rows[columns].to_dict("records")], dtype=bool)
 
 
-def score_words(row: pd.Series) -> str:
+def score_words(row: pd.Series | Mapping[Hashable, Any]) -> str:
     """``4.10 ± 0.12``, or ``[0, 1.30]`` where an order cannot be told from 0."""
     if is_bound(row):
         return f"[0, {number(row['brierlm_high'])}]"

@@ -360,7 +360,7 @@ def test_when_every_trial_fails_the_launch_stops_early(home, monkeypatch):
 
 @pytest.mark.slow
 def test_ctrl_c_ends_cleanly_and_a_later_run_resumes(tmp_path):
-    environment = {**os.environ, "FAKE_SECONDS": "3", "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, "FAKE_SECONDS": "6", "PYTHONPATH": os.getcwd()}
     command = [sys.executable, "-c", CALM, "study", "run", "joint", "--home", str(tmp_path), "--workers", "2"]
     command += ["--trials", "1", "--tracking-uri", "none", "--execute", FAKE]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)

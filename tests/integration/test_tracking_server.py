@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -88,6 +89,7 @@ def test_calm_ui_shows_the_runs_and_leaves_nothing_behind(
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-c", SERVE, "ui", "--home", str(home.root), "--port", str(port)]
     command_ui = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    family: list[psutil.Process] = []
     try:
         wait_for(url, command_ui)
         family = psutil.Process(command_ui.pid).children(recursive=True)
@@ -96,6 +98,9 @@ def test_calm_ui_shows_the_runs_and_leaves_nothing_behind(
         check_shown(url, run_dir, str(parent))
         check_outage(url, tmp_path, family, monkeypatch, caplog)
     finally:
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()  # a check that fails leaves them suspended, deaf to the signal
         command_ui.send_signal(signal.SIGINT)
         output, _ = command_ui.communicate(timeout=60)
     assert command_ui.returncode == 0, output
