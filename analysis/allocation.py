@@ -48,9 +48,15 @@ class Optimum:
     """Whether the limit on inference is what holds the size down."""
 
 
+def charged(costs: Costs, limits: Limits) -> float:
+    """What the autoencoder takes from the budget; 0 where it is not to be charged or was not recorded."""
+    known = limits.with_autoencoder and math.isfinite(costs.autoencoder_flops)
+    return costs.autoencoder_flops if known else 0.0
+
+
 def tokens_for(costs: Costs, num_parameters: Array, flops: float, limits: Limits) -> Array:
     """D that the budget leaves at each size; 0 where the autoencoder alone spends it."""
-    left = flops - (costs.autoencoder_flops if limits.with_autoencoder else 0.0)
+    left = flops - charged(costs, limits)
     return np.asarray(max(left, 0.0) / costs.training(num_parameters))
 
 

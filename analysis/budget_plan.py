@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.allocation import Limits, Optimum
+from analysis.allocation import Limits, Optimum, charged
 from analysis.joint_law import JointLaw, fit_joint
 from analysis.law_fit import NUM_DRAWS
 from analysis.planning_words import advice_of, latent_of, warnings_of
@@ -26,7 +26,11 @@ from analysis.scaling_points import BASELINE
 from analysis.shapes import Shape, find_shape
 from analysis.style import k_name
 from analysis.table import RunTable
+from analysis.words import listed
 from workbench.errors import ConfigError
+
+LARGEST = 1e40
+"""FLOPs: beyond any budget, and below what steps can be counted for."""
 
 Array = npt.NDArray[np.float64]
 
@@ -134,9 +138,17 @@ def plan_budget(
     for name, value in (("--flops", flops), ("--inference-flops-per-token", infer_flops_per_token)):
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise ConfigError(f"{name} wants a number of FLOPs above 0, {value:g} given; for example {name} 1e18")
+        if value is not None and value > LARGEST:
+            raise ConfigError(f"{name} wants at most {LARGEST:g} FLOPs, {value:g} given; for example {name} 1e18")
     evaluations = runs.evaluations if isinstance(runs, RunTable) else runs
     law = fit_joint(evaluations, num_draws=num_draws)
     return plan_by(law, flops, Limits(infer_flops_per_token, with_autoencoder), configs=configs)
+
+
+def uncharged(law: JointLaw) -> list[str]:
+    """Families whose autoencoder's cost no run recorded: it counts as nothing, which must be said."""
+    known = [k for k in law.chunk_sizes if k in law.costs]
+    return [k_name(k) for k in known if not math.isfinite(law.costs[k].autoencoder_flops)]
 
 
 def plan_by(
@@ -155,6 +167,8 @@ def plan_by(
     notes = [*law.notes]
     if law.baseline_reason:
         notes.append(f"No baseline to compare with: {law.baseline_reason}.")
+    if limits.with_autoencoder and uncharged(law):
+        notes.append(f"The autoencoder's training is not charged to {listed(uncharged(law))}: no run recorded it.")
     plan = BudgetPlan(flops, limits, baseline=baseline, notes=notes)
     if law.chosen is None or law.chosen.fit is None:
         return dataclasses.replace(plan, reason=law.reason)
@@ -214,7 +228,7 @@ def _choice(
 ) -> Choice:
     costs, size = law.costs[family], float(optimum.num_parameters[0])
     latent, words = latent_of(law.points, family)
-    left = flops - (costs.autoencoder_flops if limits.with_autoencoder else 0.0)
+    left = flops - charged(costs, limits)
     shape = None
     if configs is not None:
         limit = limits.infer_flops_per_token

@@ -14,6 +14,9 @@ from workbench.errors import StudyError
 EMPTY = ("", "-", "–", "na", "n/a", "nan", "none", "null", "<na>")
 """Cells that hold nothing, in small letters."""
 
+LARGEST_WHOLE = 2**53
+"""Whole numbers above this are not exact."""
+
 Refuse = Callable[[int, str, object, str], StudyError]
 """(place of the row, column, value, what was wanted) -> what is raised."""
 
@@ -38,7 +41,7 @@ class Column:
     @property
     def wanted(self) -> str:
         """``a whole number of at least 1``."""
-        noun = "a whole number" if self.whole else "a number"
+        noun = "a whole number" if self.whole else "a number"  # above 2^53 it is none that can be counted with
         if self.above is not None:
             return f"{noun} above {self.above:g}"
         return f"{noun} of at least {self.low:g}" + (
@@ -90,7 +93,7 @@ def _number(cell: Any) -> float | None:
 
 
 def _within(value: float, column: Column) -> bool:
-    if not math.isfinite(value) or (column.whole and value != math.floor(value)):
+    if not math.isfinite(value) or (column.whole and (value != math.floor(value) or value > LARGEST_WHOLE)):
         return False
     if column.above is not None:
         return value > column.above

@@ -20,6 +20,8 @@ from workbench.errors import OutputError
 from workbench.files import writable_folder
 
 HTML = "report.html"
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""Beginnings of a cell that a spreadsheet takes for a formula."""
 PARTS = (HTML, "figures", "data", "tables", "runs")
 
 
@@ -86,10 +88,27 @@ def _write_parts(folder: Path, content: Content) -> None:
         (folder / "tables" / f"{item.name}.tex").write_text(to_latex(item), encoding="utf-8")
     for name, frame in content.frames.items():
         plain_frame = storable(frame)
-        plain_frame.to_csv(folder / "data" / f"{name}.csv", index=False, lineterminator="\n")
+        guarded(plain_frame).to_csv(folder / "data" / f"{name}.csv", index=False, lineterminator="\n")
         plain_frame.to_parquet(folder / "data" / f"{name}.parquet", index=False)
     for name, page in content.pages.items():
         (folder / "runs" / name).write_text(page, encoding="utf-8")
+
+
+def guarded(frame: pd.DataFrame) -> pd.DataFrame:
+    """For CSV: text that a spreadsheet would run as a formula (names, reasons, samples are anybody's) begins with
+    an apostrophe. Numbers and Parquet stay as they are."""
+    texts = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
+    return frame.assign(**{name: frame[name].map(_as_text, na_action="ignore") for name in texts})
+
+
+def _as_text(value: object) -> object:
+    if not isinstance(value, str) or value[:1] not in FORMULA or not value:
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def storable(frame: pd.DataFrame) -> pd.DataFrame:

@@ -2,10 +2,11 @@
 
     python tests/bench/report_time.py [--runs 1000] [--checkpoints 50] [--seeds 1] [--home BENCH] [--profile]
 
-Makes a home of hand-made run folders (K x latent dimension x KL floor x rate, every 25th run a token baseline), which
-is not timed and is kept under ``--home`` for the next call. Then it writes the report in a process of its own and
-prints its wall time, imports included, its peak resident memory, and the sizes of what was written. ``--seeds 3``
-makes a third of the settings, each with three seeds. Ends with exit code 1 where a limit is exceeded.
+Makes a home of hand-made run folders (K x latent dimension x KL floor x rate, every 25th run a token
+baseline), which is not timed and is kept under ``--home`` for the next call. Then it writes the report in a
+process of its own and prints its wall time, imports included, its peak resident memory, and the sizes of what
+was written. ``--seeds 3`` makes a third of the settings, each with three seeds. Ends with exit code 1 where a
+limit is exceeded.
 """
 
 from __future__ import annotations

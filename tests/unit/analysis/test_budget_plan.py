@@ -295,3 +295,17 @@ def test_no_file_of_the_tests_is_needed(tmp_path: Path) -> None:
     assert other.recommended is not None
     assert other.recommended.family == one.recommended.family
     assert other.recommended.score.value == pytest.approx(one.recommended.score.value, rel=1e-3)
+
+
+def test_a_budget_beyond_any_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--flops wants at most 1e\+40 FLOPs, 1e\+300 given"):
+        plan_budget(evaluations(Truth()), flops=1e300)
+
+
+def test_an_autoencoder_that_was_not_recorded_drops_no_k_and_is_said() -> None:
+    table = evaluations(Truth())
+    some = table["K"] == 2
+    table.loc[some, "train_flops_with_autoencoder"] = float("nan")
+    plan = plan_budget(table, flops=9e12, with_autoencoder=True, num_draws=20)
+    assert {c.family for c in (plan.recommended, *plan.alternatives) if c} >= {2}
+    assert any("not charged to K = 2: no run recorded it" in note for note in plan.notes)

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from analysis.files_written import guarded
 from analysis.report import write_reports
 from tests.suites.run_folders import make_run_folder
 from tests.suites.synthetic_study import write_study_files
@@ -111,3 +112,11 @@ def test_command_prints_the_path_last(tmp_path: Path, no_figures: None) -> None:
     result = CliRunner().invoke(app, ["report", "a", "--home", str(tmp_path / "runs")])
     assert result.exit_code == 0, result.output
     assert result.output.splitlines()[-1] == str(tmp_path / "reports" / "a" / "report.html")
+
+
+def test_text_that_a_spreadsheet_would_run_is_quoted_in_csv() -> None:
+    frame = pd.DataFrame({"name": ["=HYPERLINK(1)", "-0.5", "@x", "plain", None], "value": [-1.0, 2, 3, 4, 5]})
+    shown = guarded(frame)
+    assert shown["name"].tolist()[:4] == ["'=HYPERLINK(1)", "-0.5", "'@x", "plain"]
+    assert shown["name"].isna().tolist() == [False] * 4 + [True]
+    assert shown["value"].tolist() == frame["value"].tolist()
