@@ -11,7 +11,7 @@ from analysis import plots_scaling
 from analysis.budget_plan import BudgetPlan, plan_by
 from analysis.joint_law import JointLaw, fit_joint
 from analysis.law_fit import NUM_DRAWS
-from analysis.planning_words import FAR, extrapolation
+from analysis.planning_words import FAR, SURE, extrapolation
 from analysis.scaling_law import LossLaw, fit_loss, loss_sentences
 from analysis.scaling_points import budgets_of
 from analysis.style import Picture, house_style, k_name
@@ -130,11 +130,11 @@ def _moves(plans: list[BudgetPlan]) -> str:
         return ""
     families = [choice.family for _, choice in best]
     first, last = families[0], families[-1]
-    if first == last:
-        same = set(families) == {first}
-        return (
-            f"By the law {k_name(first)} is best at {'all' if same else 'most'} trained budgets." if same else ""
-        )
+    if set(families) == {first}:
+        return f"By the law {k_name(first)} is best at all trained budgets."
+    steady = families in (sorted(families), sorted(families, reverse=True))
+    if not steady or any((choice.probability or 0.0) < SURE for _, choice in (best[0], best[-1])):
+        return ""  # point estimates that move to and fro, or whose odds are open, are no trend
     way = "grows" if last > first else "falls"
     return (
         f"By the law the best K {way} with the budget: {k_name(first)} at {flops(best[0][0])} FLOPs, "
