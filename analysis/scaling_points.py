@@ -170,7 +170,7 @@ def _known(rows: pd.DataFrame, target: str, notes: list[str]) -> pd.DataFrame:
         if low:
             notes.append(
                 f"{low} point{'s' if low > 1 else ''} left out whose BrierLM is 0 or only a bound "
-                "(an order within three of its errors of 0)"
+                "(an order within three of its errors of 0); near them the lucky remain, which lifts the law"
             )
     lost = int((known & ~there).sum())
     if lost:
