@@ -16,7 +16,6 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def report(
-        context: typer.Context,
         studies: Annotated[
             list[str] | None, typer.Argument(metavar="[STUDY]...", help="Studies to report on; default: all.")
         ] = None,
@@ -32,9 +31,6 @@ def register(app: typer.Typer) -> None:
             list[Path] | None,
             typer.Option(metavar="FILE", help="Anybody's results (CSV or Parquet) beside ours; repeatable."),
         ] = None,
-        paper: Annotated[
-            bool, typer.Option("--paper", help="Figures as wide as the columns of a paper too (PDF and SVG; slow).")
-        ] = False,
         watch: Annotated[
             bool, typer.Option("--watch", help="Write again whenever runs change, until the study has finished.")
         ] = False,
@@ -50,9 +46,6 @@ def register(app: typer.Typer) -> None:
         """Write a self-contained HTML report with figures, data, LaTeX tables and a page for every run.
 
         The path of the HTML file is printed last."""
-        from analysis.paper_figures import paper as paper_files
-
-        context.with_resource(paper_files(paper))
         from analysis.paper_figures import paper as for_paper
 
         if together:
