@@ -63,6 +63,11 @@ class Setting:
         return float(self.runs["brierlm"].mean())
 
     @cached_property
+    def rank(self) -> tuple[float, float, str]:
+        """The best setting has the lowest: by mean BrierLM, then by the mean of the smooth score."""
+        return -self.score, -float(self.runs["score"].mean()), str(self.runs["run_id"].iloc[0])
+
+    @cached_property
     def weak(self) -> bool:
         """Whether an order of one of its runs cannot be told from 0: its scatter is cut off there."""
         return any(is_bound(run) or not run["brierlm"] > 0 for _, run in self.runs.iterrows())
@@ -75,7 +80,7 @@ class Setting:
 
 def best_setting(settings: Sequence[Setting]) -> Setting:
     """With the highest mean over its seeds (the smooth score between equal ones)."""
-    return min(settings, key=lambda s: (-s.score, -float(s.runs["score"].mean()), str(s.runs["run_id"].iloc[0])))
+    return min(settings, key=lambda s: s.rank)
 
 
 @dataclass(frozen=True)
@@ -236,18 +241,23 @@ def _left_unpaired(finals: pd.DataFrame, paired: PairedScores | None) -> str:
 def cells(runs: pd.DataFrame, columns: Iterable[str]) -> list[pd.DataFrame]:
     """Runs grouped by everything but the seed, in order of first appearance. How much was scored is no part of a
     setting either: all of ``runs`` have one evaluation fingerprint."""
-    keys = [name for name in columns if name in runs and not is_seed(name)]
     if runs.empty:
         return []
-    text: list[tuple[str, ...]] = list(
-        zip(*(map(repr, runs[c].astype(object)) for c in ["kind", *keys]), strict=True)
-    )
-    places: dict[tuple[str, ...], list[int]] = {}
-    for place, key in enumerate(text):
-        places.setdefault(key, []).append(place)
-    ordered = runs.iloc[[place for where in places.values() for place in where]]  # slices of it cost little
-    ends = list(itertools.accumulate(len(where) for where in places.values()))
+    places = cell_places(runs, columns)
+    ordered = runs.iloc[[place for where in places for place in where]]  # slices of it cost little
+    ends = list(itertools.accumulate(len(where) for where in places))
     return [ordered.iloc[begin:end] for begin, end in itertools.pairwise([0, *ends])]
+
+
+def cell_places(runs: pd.DataFrame, columns: Iterable[str]) -> list[list[int]]:
+    """``cells`` as places of rows: a thousand frames take seconds to make."""
+    keys = [name for name in columns if name in runs and not is_seed(name)]
+    text = [list(map(repr, runs[c].astype(object).tolist())) for c in ["kind", *keys]]
+    telling = [values for values in text if len(set(values)) > 1] or text[:1]
+    places: dict[tuple[str, ...], list[int]] = {}
+    for place, key in enumerate(zip(*telling, strict=True)):
+        places.setdefault(key, []).append(place)
+    return list(places.values())
 
 
 def _fingerprint_counts(evaluations: pd.DataFrame) -> dict[str, int]:

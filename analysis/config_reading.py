@@ -56,6 +56,8 @@ def _plain(text: str) -> dict[str, Any]:
         where = nested[-1][1]
         if pair[3] is None:
             where[key], opened = None, (indent, where, key)
+        elif pair[3] == "[]":
+            where[key], opened = [], None  # a list of its own each time
         else:
             where[key], opened = _scalar(pair[3]), None
     return root

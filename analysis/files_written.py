@@ -97,8 +97,15 @@ def _write_parts(folder: Path, content: Content) -> None:
 def guarded(frame: pd.DataFrame) -> pd.DataFrame:
     """For CSV: text that a spreadsheet would run as a formula (names, reasons, samples are anybody's) begins with
     an apostrophe. Numbers and Parquet stay as they are."""
-    texts = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
+    texts = [name for name in frame if _may_run(frame[name])]
     return frame.assign(**{name: frame[name].map(_as_text, na_action="ignore") for name in texts})
+
+
+def _may_run(column: pd.Series) -> bool:
+    """Whether it may hold such text: columns of nothing but text are asked at once."""
+    if pd.api.types.is_numeric_dtype(column):
+        return False
+    return not isinstance(column.dtype, pd.StringDtype) or bool(column.str[:1].isin(list(FORMULA)).any())
 
 
 def _as_text(value: object) -> object:

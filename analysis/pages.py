@@ -41,6 +41,10 @@ MAX_ROWS = 60
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _SIZE = (520, 200)
 _EDGE = 44
+_SHOWN = ["run_id", "step", "train_flops", "phase", "brierlm", "brierlm_se", "brierlm_high", "weak_orders"]
+_SHOWN += [*(f"brier_{n}" for n in (1, 2, 3, 4)), "cross_entropy", "cross_entropy_se", "head_loss"]
+"""Columns of a checkpoint that a page shows."""
+_OF_TEXT = ["tokens", "sampler", "prompt", "text"]
 Row = Mapping[Hashable, Any]
 
 
@@ -64,8 +68,8 @@ def page_names(run_ids: Sequence[str]) -> list[str]:
 def run_pages(table: RunTable, study: str) -> dict[str, str]:
     """HTML by file name, in the order of ``table.runs``."""
     names = page_names(table.runs["run_id"].astype(str).tolist())
-    evaluations = _by_run(table.evaluations)
-    samples = _by_run(table.samples)
+    evaluations = _by_run(table.evaluations[_SHOWN])
+    samples = _by_run(table.samples.drop_duplicates("run_id", keep="last")[["run_id", *_OF_TEXT]])
     autoencoders = dict(iter(table.autoencoders.groupby("hash", sort=False)))
     bases = {kind: _base(table, kind) for kind in dict.fromkeys(table.runs["kind"])}
     pages = {}

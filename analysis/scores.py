@@ -49,7 +49,7 @@ BOUND_TEXT = (
 )
 
 
-def bound_note(rows: Iterable[pd.Series]) -> str:
+def bound_note(rows: Iterable[pd.Series | Mapping[Hashable, Any]]) -> str:
     """What the caption of a table adds where ``score_words`` gives an interval."""
     words = " [0, x]: an order cannot be told from 0, and x is a 95 % upper bound."
     return words if any(map(is_bound, rows)) else ""

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 import pandas as pd
 
 from analysis import plots_frontier, tables_frontier
-from analysis.comparison import ROLES, Comparison, cells
+from analysis.comparison import ROLES, Comparison, cell_places
 from analysis.external import COSTS, published
 from analysis.frontier import AXES, KINDS, select, with_status
 from analysis.frontier_view import View, view
@@ -45,11 +45,12 @@ def settings_of(table: RunTable, comparison: Comparison) -> dict[str, Hashable]:
     seed have one. Of runs with one seed (the same run twice) the first."""
     runs = table.runs
     runs = runs[(runs["fingerprint"] == comparison.fingerprint) & runs["role"].isin(ROLES)]
-    return {
-        str(run_id): number
-        for number, cell in enumerate(cells(runs, table.config_columns))
-        for run_id in cell.drop_duplicates("seed")["run_id"]
-    }
+    ids, seeds = runs["run_id"].tolist(), runs["seed"].tolist()
+    found: dict[str, Hashable] = {}
+    for number, places in enumerate(cell_places(runs, table.config_columns)):
+        first = {seeds[place]: ids[place] for place in reversed(places)}
+        found |= {str(ids[place]): number for place in places if first[seeds[place]] == ids[place]}
+    return found
 
 
 def frontier_section(table: RunTable, comparison: Comparison) -> Section | None:

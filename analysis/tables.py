@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.ablation import Effect
 from analysis.claims import check_gap
-from analysis.comparison import Comparison, Setting, cells
+from analysis.comparison import Comparison, Setting, cell_places, cells
 from analysis.naming import SettingNames
 from analysis.rows import FLOORS, ORDERS
-from analysis.scores import bound_note, bounds, score_words
+from analysis.scores import bound_note, is_bound, score_words
 from analysis.stats import mean_of
 from analysis.table import RunTable
 from analysis.texts import Part
@@ -37,6 +40,8 @@ from analysis.words import (
     value_words,
     whole,
 )
+
+Row = Mapping[Hashable, Any]
 
 
 def key_numbers(parts: list[Part]) -> Table:
@@ -170,14 +175,15 @@ def settings_table(parts: list[Part], columns: list[str]) -> Table:
     rows: list[list[Cell]] = []
     texts = []
     for part in parts:
-        groups = cells(part.comparison.finals, columns)
-        for group in sorted(groups, key=lambda g: (-g["brierlm"].mean(), g["run_id"].iloc[0])):
+        runs = part.comparison.finals.to_dict("records")
+        groups = [[runs[place] for place in places] for places in cell_places(part.comparison.finals, columns)]
+        for group in sorted(groups, key=lambda g: (-_mean(run["brierlm"] for run in g), g[0]["run_id"])):
             texts.append(part.text)
             rows.append(_setting_row(group, part.comparison))
     table = Table(
         "settings",
         "Settings at the budget, seeds together, best first."
-        + bound_note(run for part in parts for _, run in part.comparison.finals.iterrows()),
+        + bound_note(run for part in parts for run in part.comparison.finals.to_dict("records")),
         ["", "setting", "seeds", "mean BrierLM", "sd between seeds", "evaluation s.e."],
         rows,
         frozenset({2, 3, 4, 5}),
@@ -185,18 +191,24 @@ def settings_table(parts: list[Part], columns: list[str]) -> Table:
     return _with_texts(table, texts)
 
 
-def _setting_row(group: pd.DataFrame, comparison: Comparison) -> list[Cell]:
-    kind, mean = group["kind"].iloc[0], mean_of(group["brierlm"].tolist())
-    only_bound = bounds(group)
-    error = number(float((group["brierlm_se"] ** 2).mean()) ** 0.5)
+def _setting_row(group: Sequence[Row], comparison: Comparison) -> list[Cell]:
+    mean = mean_of([run["brierlm"] for run in group])
+    only_bound = [is_bound(run) for run in group]
+    error = number(_mean(run["brierlm_se"] ** 2 for run in group) ** 0.5)
     return [
-        "baseline" if kind == "baseline" else "CALM",
-        comparison.names.words(group.iloc[0]),
+        "baseline" if group[0]["kind"] == "baseline" else "CALM",
+        comparison.names.words({str(name): value for name, value in group[0].items()}),
         str(len(group)),
-        f"[0, {number(group['brierlm_high'].max())}]" if only_bound.all() else number(mean.value),
+        f"[0, {number(max(run['brierlm_high'] for run in group))}]" if all(only_bound) else number(mean.value),
         MISSING if mean.sd is None else number(mean.sd),
-        MISSING if only_bound.any() else error,
+        MISSING if any(only_bound) else error,
     ]
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Of those that are there."""
+    there = [value for value in values if value == value]
+    return float(np.mean(there)) if there else math.nan
 
 
 def autoencoder_table(autoencoders: pd.DataFrame) -> Table:
@@ -262,7 +274,8 @@ def _differing(first: pd.Series, second: pd.Series, columns: list[str]) -> list[
 def runs_table(runs: pd.DataFrame, names: SettingNames) -> Table:
     in_bits, several = bool(runs["bits_per_byte"].notna().any()), runs["text"].nunique() > 1
     rows: list[list[Cell]] = []
-    for _, run in runs.iterrows():
+    records = runs.to_dict("records")
+    for run in records:
         url = mlflow_url(run["mlflow_uri"], run["mlflow_experiment"], run["mlflow_run"])
         label = str(run["name"] or run["run_id"])
         link: Cell = Link(label, url) if url else label
@@ -272,7 +285,7 @@ def runs_table(runs: pd.DataFrame, names: SettingNames) -> Table:
                 *([str(run["text"])] if several else []),
                 str(run["role"]),
                 status_words(run["status"], run["reason"]),
-                names.words(run),
+                names.words({str(name): value for name, value in run.items()}),
                 plain(run["seed"]),
                 score_words(run),
                 number(run["score"]),
@@ -288,7 +301,7 @@ def runs_table(runs: pd.DataFrame, names: SettingNames) -> Table:
     columns += ["bits per byte"] if in_bits else []
     columns += ["training FLOPs", "tokens/s", "diagnostics"]
     caption = "All runs. Scores of runs that did not complete are those of their last evaluation."
-    caption += bound_note(run for _, run in runs.iterrows())
+    caption += bound_note(records)
     first = 4 + several
     return Table("runs", caption, columns, rows, frozenset(range(first, len(columns) - 1)))
 
