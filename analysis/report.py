@@ -16,6 +16,7 @@ from analysis import plots, sections, sections_compared, sections_sampling, styl
 from analysis.ablation import Effect, effects
 from analysis.budgets import AtBudget, by_budget
 from analysis.claims import ControlledPair, controlled_pairs
+from analysis.collecting import rare_collections
 from analysis.comparison import Comparison
 from analysis.correlation import Correlation, answer, correlate
 from analysis.correlation import details as correlation_details
@@ -94,8 +95,9 @@ def write_report(
 ) -> Written:
     """Build the report of one study and swap it in at ``folder``."""
     refuse_foreign(folder)
-    table = load_runs(home, [study])
-    html = write_content(build(table, study, external=external, reload=reload), folder)
+    with rare_collections():
+        table = load_runs(home, [study])
+        html = write_content(build(table, study, external=external, reload=reload), folder)
     return Written(study, html, table.warnings)
 
 
