@@ -103,9 +103,22 @@ ON, CLOSE, DOMINATED, UNKNOWN = "on the frontier", "not told from the frontier",
 STATUSES = (ON, CLOSE, UNKNOWN, DOMINATED)
 _BLOCK = 1 << 22
 """Pairs of points that are looked at in one go."""
-Paired = Callable[[pd.DataFrame, npt.NDArray[np.bool_]], npt.NDArray[np.float64]]
-"""(points, whether each is still in question) -> (n, 3) gap, its lower and upper end; not-a-number where no point
-beats it in pairs."""
+
+
+@dataclass(frozen=True)
+class InPairs:
+    """What m of the points are to one another at the positions they share."""
+
+    places: npt.NDArray[np.intp]
+    """(m,) of these points. Must not depend on their scores: these pairs are tested in no other way."""
+    ahead: npt.NDArray[np.float64]
+    """(m, m) BrierLM by which the second leads the first."""
+    half: npt.NDArray[np.float64]
+    """(m, m) half-widths of the corrected intervals; not-a-number where a score is only a bound there."""
+
+
+Paired = Callable[[pd.DataFrame], InPairs | None]
+"""None where no two points share positions."""
 
 
 @dataclass(frozen=True)
@@ -226,11 +239,11 @@ def evaluation_quantile(dof: npt.NDArray[np.float64], num: int = 1) -> npt.NDArr
 
 
 def beaten_by(
-    cost: npt.ArrayLike, score: npt.ArrayLike, reach: npt.ArrayLike, *, same_cost: float = SAME_COST
+    cost: npt.ArrayLike, score: npt.ArrayLike, reach: npt.ArrayLike, able: npt.NDArray[np.bool_] | None = None
 ) -> npt.NDArray[np.intp]:
     """(n,) index of the point that beats each one most surely, -1 where none does: one that costs no more (up to
-    ``same_cost``) and scores more beyond the interval of the difference, that is by more than the root of the two
-    reaches' squares. A point without a reach neither beats nor is beaten.
+    ``SAME_COST``) and scores more beyond the interval of the difference, by more than the root of the two
+    reaches' squares. One without a reach neither beats nor is beaten; ``able``: (n,) points that may beat.
 
     Only points that no cheaper one excels both in score and in score minus reach can be the one that beats another
     most surely (for every r, sqrt(R^2 + r^2) grows by at most as much as R), so few are looked at in full."""
@@ -241,18 +254,21 @@ def beaten_by(
         return result
     order = usable[np.argsort(costs[usable], kind="stable")]
     c, s, r = costs[order], scores[order], reaches_[order]
-    able = _able(s, s - r)
-    ends = np.searchsorted(c, c * (1 + same_cost), side="right")  # points from here on cost more
-    allowed = np.searchsorted(able, ends)  # how many of the able ones do not
-    step = max(1, _BLOCK // max(len(able), 1))
+    places = np.arange(len(c)) if able is None else np.flatnonzero(able[order])
+    if not len(places):
+        return result
+    best_ones = places[_able(s[places], (s - r)[places])]
+    ends = np.searchsorted(c, c * (1 + SAME_COST), side="right")  # points from here on cost more
+    allowed = np.searchsorted(best_ones, ends)  # how many of the best ones do not
+    step = max(1, _BLOCK // max(len(best_ones), 1))
     for start in range(0, len(c), step):
         rows = slice(start, start + step)
-        beyond = s[able][None, :] - s[rows, None]
-        beyond -= np.hypot(r[able][None, :], r[rows, None])
-        beyond[np.arange(len(able))[None, :] >= allowed[rows, None]] = -np.inf
+        beyond = s[best_ones][None, :] - s[rows, None]
+        beyond -= np.hypot(r[best_ones][None, :], r[rows, None])
+        beyond[np.arange(len(best_ones))[None, :] >= allowed[rows, None]] = -np.inf
         best = beyond.argmax(axis=1)
         sure = beyond[np.arange(len(best)), best] > 0
-        result[order[rows]] = np.where(sure, order[able[best]], -1)
+        result[order[rows]] = np.where(sure, order[best_ones[best]], -1)
     return result
 
 
@@ -289,24 +305,55 @@ def with_status(
     The interval is corrected for all other points of the group, so that a point which truly is the best of those
     that cost no more is kept with a chance of at least 95 % (subset selection, Gupta 1965). It holds for each
     point by itself, not for all at once. ``paired``: compares at the same positions
-    (``analysis.frontier_pairs``); a point is dominated where either comparison says so."""
+    (``analysis.frontier_pairs``). Each pair of points has one test, so that the 95 % hold: the paired one
+    where both have shared positions, whatever it says, else that of independent errors."""
     points = points.sort_values([cost, "run_id"], kind="stable").reset_index(drop=True)
     costs, scores = points[cost].to_numpy(dtype=float), points["brierlm"].to_numpy(dtype=float)
     reach = reaches(points, noise, num=max(1, len(points) - 1))
     on = pareto(costs.tolist(), scores.tolist(), same_cost=SAME_COST)
+    together = paired(points) if paired is not None and len(points) else None
     better = beaten_by(costs, scores, reach)
+    if together is not None:
+        others = ~np.isin(np.arange(len(points)), together.places)
+        better = np.where(others, better, beaten_by(costs, scores, reach, others))
     lost = better >= 0
     better = np.where(lost, better, _best_before(costs, scores))
     gap = scores[better] - scores
     half = np.where(gap > 0, np.hypot(reach, reach[better]), 0.0)
+    if together is not None:
+        lost = lost | _settle_in_pairs(together, costs, better, gap, half, lost)
+        gap[on], half[on] = 0.0, 0.0  # at the positions of all, which the score is of, nothing is above them
     gaps = np.stack([gap, gap - half, gap + half], axis=1)
-    if paired is not None and len(points):
-        found = paired(points, ~lost & ~on)
-        in_pairs = np.isfinite(found[:, 0])
-        gaps[in_pairs], lost = found[in_pairs], lost | in_pairs
     status = np.where(on, ON, np.where(lost, DOMINATED, np.where(np.isnan(reach), UNKNOWN, CLOSE)))
     columns = dict(zip(("gap", "gap_low", "gap_high"), gaps.T, strict=True))
     return points.assign(status=status, reach=reach, **columns)
+
+
+def _settle_in_pairs(
+    pairs: InPairs,
+    costs: npt.NDArray[np.float64],
+    better: npt.NDArray[np.intp],
+    gap: npt.NDArray[np.float64],
+    half: npt.NDArray[np.float64],
+    lost: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.bool_]:
+    """(n,) whether beaten in pairs; ``gap`` and ``half`` become those of the pair where it decides."""
+    places = pairs.places
+    spent, rows = costs[places], np.arange(len(places))
+    possible = (spent[None, :] <= spent[:, None] * (1 + SAME_COST)) & np.isfinite(pairs.half)
+    beyond = np.where(possible, pairs.ahead - pairs.half, -np.inf)
+    beater = beyond.argmax(axis=1)
+    beaten = beyond[rows, beater] > 0
+    index = np.full(len(costs), -1)
+    index[places] = rows
+    shown = np.where(beaten, beater, index[better[places]])  # else the best that costs no more
+    surer = beyond[rows, beater] > (gap - half)[places]
+    change = (beaten & (surer | ~lost[places])) | (~beaten & ~lost[places] & (shown >= 0) & (gap[places] > 0))
+    gap[places[change]] = pairs.ahead[rows, shown][change]
+    half[places[change]] = pairs.half[rows, shown][change]
+    result = np.zeros(len(costs), dtype=bool)
+    result[places[beaten]] = True
+    return result
 
 
 def _best_before(costs: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
@@ -324,9 +371,10 @@ def by_seed(evaluations: pd.DataFrame, settings: Mapping[str, Hashable]) -> pd.D
 
     ``settings``: by run id; a run that is not named is a setting of its own. ``brierlm`` is the mean over seeds,
     ``brierlm_se`` the root mean square (the seeds are scored at the same positions, so it is not divided by their
-    number), costs and tokens the mean, ``num_seeds`` their number, ``run_id`` the first's. Checkpoints
-    whose score is a bound are left out: a mean with them would be one too."""
-    rows = evaluations[is_known(evaluations)]
+    number), costs and tokens the mean, ``num_seeds`` their number, ``run_id`` the first's. Where any seed's
+    score is a bound the row has none (not-a-number): the mean with it would be a bound, that of the others
+    too high. ``select`` leaves such rows out and counts them."""
+    rows = evaluations
     keys = [settings.get(str(run_id), str(run_id)) for run_id in rows["run_id"]]
     groups = rows.assign(_setting=pd.factorize(pd.Series(keys, dtype=object))[0]).groupby(
         ["_setting", "fingerprint", "phase", "step"], sort=False, dropna=False
@@ -334,13 +382,17 @@ def by_seed(evaluations: pd.DataFrame, settings: Mapping[str, Hashable]) -> pd.D
     merged = groups.head(1).set_index(["_setting", "fingerprint", "phase", "step"])
     means = [name for name in ("brierlm", *AXES, "tokens", "cross_entropy") if name in rows]
     numbers = rows[means].apply(pd.to_numeric, errors="coerce").astype(float)
-    keyed = numbers.assign(_square=pd.to_numeric(rows["brierlm_se"], errors="coerce").astype(float) ** 2)
+    unknown = ~is_known(rows)
+    keyed = numbers.assign(
+        _unknown=unknown, _square=pd.to_numeric(rows["brierlm_se"], errors="coerce").astype(float) ** 2
+    )
     for name in ("_setting", "fingerprint", "phase", "step"):
         keyed[name] = groups.obj[name]
     summed = keyed.groupby(["_setting", "fingerprint", "phase", "step"], sort=False, dropna=False)
     average = summed.mean()
     for name in means:
         merged[name] = average[name]
+    merged["brierlm"] = average["brierlm"].where(average["_unknown"] == 0)
     merged["brierlm_se"] = np.sqrt(average["_square"])
     merged["num_seeds"] = groups["run_id"].nunique()
     return merged.reset_index().drop(columns="_setting")[[*evaluations.columns, "num_seeds"]]

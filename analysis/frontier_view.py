@@ -56,7 +56,7 @@ def view(
     points = last_points(chosen.points) if cost.startswith("infer") else chosen.points
     if points.empty:
         return None
-    in_pairs = paired_gaps(positions, noise, cost=cost) if positions else None
+    in_pairs = paired_gaps(positions, noise) if positions else None
     points = with_status(points, cost=cost, noise=noise, paired=in_pairs)
     points["family"] = family_names(points)
     parts = families(points)

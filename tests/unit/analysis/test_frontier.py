@@ -11,6 +11,8 @@ from analysis.frontier import (
     DOMINATED,
     ON,
     UNKNOWN,
+    InPairs,
+    Paired,
     beaten_by,
     by_seed,
     choose_kind,
@@ -281,5 +283,50 @@ def test_seeds_of_a_setting_are_put_together_checkpoint_by_checkpoint() -> None:
     assert merged["run_id"].tolist() == ["a", "a", "c"]
     assert merged["brierlm_se"].tolist() == pytest.approx([0.1, 0.5, 0.2])
     assert list(merged.columns) == [*rows.columns, "num_seeds"]
-    bound = rows.assign(weak_orders=["", "", "4", "", ""])
-    assert by_seed(bound, {"a": 0, "b": 0})["num_seeds"].tolist() == [1, 2, 1]
+
+
+@pytest.mark.parametrize("change", [{"weak_orders": "4"}, {"brierlm": 0.0}])
+def test_a_bound_of_one_seed_makes_the_setting_a_bound_at_that_checkpoint(change: dict[str, object]) -> None:
+    rows = points([1.0, 2.0, 1.0, 2.0, 2.0], [3.0, 5.0, 4.0, 7.0, 6.0])
+    rows["run_id"], rows["step"] = ["a", "a", "b", "b", "c"], [10, 20, 10, 20, 20]
+    for name, value in change.items():
+        rows.loc[2, name] = value  # the mean without it would be 3, too high
+    chosen = select(by_seed(rows, {"a": 0, "b": 0}))
+    assert chosen.points["brierlm"].tolist() == [6.0, 6.0]
+    assert chosen.notes == ["1 of the points left out: their BrierLM is 0 or only a bound"]
+
+
+def in_pairs(places: list[int], ahead: float, half: float) -> Paired:
+    """Of two points, by ascending cost, the first of which leads."""
+    lead = np.array([[0.0, -ahead], [ahead, 0.0]])
+    return lambda _: InPairs(np.array(places), lead, np.full((2, 2), half))
+
+
+def test_a_pair_with_shared_positions_has_the_paired_test_alone() -> None:
+    rows = points([1.0, 2.0], [5.0, 4.70])
+    assert with_status(rows)["status"].tolist() == [ON, DOMINATED]
+    found = with_status(rows, paired=in_pairs([0, 1], 0.3, 0.4))
+    assert found["status"].tolist() == [ON, CLOSE]
+    assert found[["gap", "gap_low", "gap_high"]].iloc[1].tolist() == pytest.approx([0.3, -0.1, 0.7])
+    near = with_status(points([1.0, 2.0], [5.0, 4.75]), paired=in_pairs([0, 1], 0.25, 0.1))
+    assert near["status"].tolist() == [ON, DOMINATED]
+    assert near["gap_low"].iloc[1] == pytest.approx(0.15)
+
+
+def test_a_pair_without_shared_positions_keeps_the_test_of_independent_errors() -> None:
+    rows = points([1.0, 2.0, 3.0], [5.0, 4.9, 4.2])
+    found = with_status(rows, paired=in_pairs([1, 2], 0.7, 9.0))
+    assert found["status"].tolist() == [ON, CLOSE, DOMINATED]  # the last by the first, which has no positions
+    assert found["gap"].tolist() == pytest.approx([0.0, 0.1, 0.8])
+
+
+def test_with_pairs_the_best_is_still_kept_at_95_per_cent() -> None:
+    """Two equal points, the paired error independent of the other: either test alone errs in 5 %."""
+    rng, lost = np.random.default_rng(5), 0
+    for _ in range(600):
+        first, second = rng.standard_normal(2)
+        apart = rng.standard_normal()
+        rows = points([1.0, 1.0], [50 + first, 50 + second], 1.0)
+        shown = with_status(rows, paired=in_pairs([0, 1], apart, 1.95996))
+        lost += int((shown["status"] == DOMINATED).sum())
+    assert lost <= 26  # of 600: 15 and three standard errors of 3.8; either of two tests gives 45

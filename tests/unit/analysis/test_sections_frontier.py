@@ -63,7 +63,7 @@ def test_pairs_tell_apart_what_independent_errors_do_not(four: dict[str, Positio
     )  # fmt: skip
     alone = with_status(rows).set_index("run_id")["status"]
     assert (alone != DOMINATED).all()
-    gaps = paired_gaps(four, None, cost="train_flops")
+    gaps = paired_gaps(four, None)
     found = with_status(rows, paired=gaps).set_index("run_id")
     assert found.loc["r3", "status"] == ON
     assert found.loc[["r1", "r2"], "status"].tolist() == [DOMINATED, DOMINATED]

@@ -39,6 +39,7 @@ def test_latex_escapes_every_special_character() -> None:
     )
     assert latex_escape("<script>|") == r"\textless{}script\textgreater{}\textbar{}"
     assert latex_escape("3.10 ± 0.13, −1, 10¹²") == r"3.10 $\pm$ 0.13, $-$1, 10$^{12}$"
+    assert latex_escape("K′, C_½") == r"K$'$, C\_$\frac{1}{2}$"
 
 
 def test_latex_table_rows_and_alignment() -> None:

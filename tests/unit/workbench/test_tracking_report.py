@@ -40,6 +40,13 @@ def report(tmp_path: Path) -> StudyReport:
     )
 
 
+def test_text_that_a_spreadsheet_would_run_is_quoted_in_csv_only(tmp_path: Path) -> None:
+    rows = [["=HYPERLINK(1)", -2.5], ["@x", "-0.5"], ["\tx", None]]
+    contents = StudyReport(tmp_path, 1, {}, tables={"best": (["+name", "value"], rows)}).contents()
+    assert contents["study/best.csv"] == "'+name,value\n'=HYPERLINK(1),-2.5\n'@x,-0.5\n'\tx,\n"
+    assert json.loads(str(contents["study/best.json"])) == {"columns": ["+name", "value"], "data": rows}
+
+
 @pytest.fixture
 def tracker(home: Home) -> MlflowTracker:
     tracker = open_tracker(None, experiment="demo", home=home)
