@@ -21,12 +21,11 @@ import pandas as pd
 from analysis.allocation import Limits, Optimum, charged
 from analysis.joint_law import JointLaw, fit_joint
 from analysis.law_fit import NUM_DRAWS
-from analysis.planning_words import advice_of, latent_of, warnings_of
+from analysis.planning_words import advice_of, latent_of, measured_words, warnings_of
 from analysis.scaling_points import BASELINE
 from analysis.shapes import Shape, find_shape
 from analysis.style import k_name
 from analysis.table import RunTable
-from analysis.words import listed
 from workbench.errors import ConfigError
 
 LARGEST = 1e40
@@ -145,12 +144,6 @@ def plan_budget(
     return plan_by(law, flops, Limits(infer_flops_per_token, with_autoencoder), configs=configs)
 
 
-def uncharged(law: JointLaw) -> list[str]:
-    """Families whose autoencoder's cost no run recorded: it counts as nothing, which must be said."""
-    known = [k for k in law.chunk_sizes if k in law.costs]
-    return [k_name(k) for k in known if not math.isfinite(law.costs[k].autoencoder_flops)]
-
-
 def plan_by(
     law: JointLaw,
     flops: float,
@@ -164,11 +157,9 @@ def plan_by(
     shapes = (configs or {}) if with_shapes else None
     base = law.best(BASELINE, flops, limits)
     baseline = _choice(law, BASELINE, base, None, flops, limits, shapes) if base is not None else None
-    notes = [*law.notes]
+    notes = [*law.notes, *filter(None, [measured_words(law)])]
     if law.baseline_reason:
         notes.append(f"No baseline to compare with: {law.baseline_reason}.")
-    if limits.with_autoencoder and uncharged(law):
-        notes.append(f"The autoencoder's training is not charged to {listed(uncharged(law))}: no run recorded it.")
     plan = BudgetPlan(flops, limits, baseline=baseline, notes=notes)
     if law.chosen is None or law.chosen.fit is None:
         return dataclasses.replace(plan, reason=law.reason)
@@ -232,7 +223,16 @@ def _choice(
     shape = None
     if configs is not None:
         limit = limits.infer_flops_per_token
-        shape = find_shape(family, size, left, latent_dim=latent, tree=configs.get(family), infer_limit=limit)
+        layers = law.points.num_layers[law.points.family == family]
+        shape = find_shape(
+            family,
+            size,
+            left,
+            latent_dim=latent,
+            num_layers=int(layers[0]) if np.isfinite(layers).all() and np.ptp(layers) == 0 else None,
+            tree=configs.get(family),
+            infer_limit=limit,
+        )
     return Choice(
         family=family,
         probability=probability,

@@ -96,8 +96,9 @@ def fit(x: Floats, y: Floats, runs: Sequence[str]) -> Fit | None:
     share = _run_share(residual, groups)
     low, high = _intervals(x, y, groups, estimate, share)
     values = (pearson(x, y), spearman(x, y), slope, intercept)
+    # ends are kept off a perfect correlation, the estimate is not: its interval holds it all the same
     found = [
-        Coefficient(v, None if math.isnan(a) else float(a), None if math.isnan(b) else float(b))
+        Coefficient(v, None if math.isnan(a) else min(float(a), v), None if math.isnan(b) else max(float(b), v))
         for v, a, b in zip(values, low, high, strict=True)
     ]
     sd = math.sqrt(float((residual**2).sum()) / (len(x) - 2))

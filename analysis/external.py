@@ -125,8 +125,8 @@ def _read(path: Path) -> pd.DataFrame:
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
         raise StudyError(
-            f"{path.name}: a file of runs is a .csv or a .parquet, got {path.suffix or 'no ending'!r}; export the "
-            "table as CSV with a line of column names"
+            f"{path.name or path}: a file of runs is a .csv or a .parquet, got {path.suffix or 'no ending'!r}; "
+            "export the table as CSV with a line of column names"
         )
     if not path.is_file():
         raise StudyError(f"{path}: there is no such file; give the path of a CSV or Parquet file of runs")

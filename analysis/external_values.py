@@ -41,7 +41,7 @@ class Column:
     @property
     def wanted(self) -> str:
         """``a whole number of at least 1``."""
-        noun = "a whole number" if self.whole else "a number"  # above 2^53 it is none that can be counted with
+        noun = "a whole number" if self.whole else "a number"
         if self.above is not None:
             return f"{noun} above {self.above:g}"
         return f"{noun} of at least {self.low:g}" + (
@@ -70,7 +70,8 @@ def numbers(column: Column, cells: Sequence[Any], refuse: Refuse) -> list[float]
         if value is None:
             raise refuse(place, column.name, _shown(cell), f"{column.wanted} (such as 4.2 or 6.6e20)")
         if not _within(value, column):
-            raise refuse(place, column.name, _shown(cell), column.wanted)
+            most = " and at most 2^53" if column.whole and value > LARGEST_WHOLE else ""
+            raise refuse(place, column.name, _shown(cell), f"{column.wanted}{most}")
         found.append(value)
     return found
 

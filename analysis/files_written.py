@@ -17,11 +17,9 @@ from analysis.style import Picture
 from analysis.table import RunTable
 from analysis.words import Table, to_latex
 from workbench.errors import OutputError
-from workbench.files import writable_folder
+from workbench.files import FORMULA, spreadsheet_text, writable_folder
 
 HTML = "report.html"
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""Beginnings of a cell that a spreadsheet takes for a formula."""
 PARTS = (HTML, "figures", "data", "tables", "runs")
 
 
@@ -98,7 +96,7 @@ def guarded(frame: pd.DataFrame) -> pd.DataFrame:
     """For CSV: text that a spreadsheet would run as a formula (names, reasons, samples are anybody's) begins with
     an apostrophe. Numbers and Parquet stay as they are."""
     texts = [name for name in frame if _may_run(frame[name])]
-    return frame.assign(**{name: frame[name].map(_as_text, na_action="ignore") for name in texts})
+    return frame.assign(**{name: frame[name].map(spreadsheet_text, na_action="ignore") for name in texts})
 
 
 def _may_run(column: pd.Series) -> bool:
@@ -106,16 +104,6 @@ def _may_run(column: pd.Series) -> bool:
     if pd.api.types.is_numeric_dtype(column):
         return False
     return not isinstance(column.dtype, pd.StringDtype) or bool(column.str[:1].isin(list(FORMULA)).any())
-
-
-def _as_text(value: object) -> object:
-    if not isinstance(value, str) or value[:1] not in FORMULA or not value:
-        return value
-    try:
-        float(value)
-    except ValueError:
-        return f"'{value}"
-    return value
 
 
 def storable(frame: pd.DataFrame) -> pd.DataFrame:

@@ -32,7 +32,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special  # type: ignore[import-untyped]
 
-from analysis.solving import BEND, Array, Law, bounds_of, huber, minimise
+from analysis.solving import (
+    BEND,
+    Array,
+    Law,
+    bounds_of,
+    huber,
+    is_identified,
+    minimise,
+    small_sample_aic,
+)
 
 LEAST_SCALE = 1e-6
 """Of residuals of ln score: data without any noise must not divide by 0."""
@@ -139,13 +148,11 @@ class Fit:
 
     @property
     def aicc(self) -> float:
-        """Akaike's criterion for small samples (Hurvich and Tsai 1989) of the likelihood whose logarithm is
-        Huber's loss, its scale being fitted too; comparable only between laws fitted with the same sigma to the
-        same points. Runs are what counts as observations: checkpoints of one run are not independent."""
-        n, k = self.num_runs, len(self.theta) + 1
-        if not self.there or n <= k + 1:
+        """Akaike's criterion, comparable only between laws fitted with the same sigma to the same points. Runs are
+        what counts as observations: checkpoints of one run are not independent."""
+        if not self.there:
             return math.inf
-        return n * math.log(max(2 * self.loss, LEAST_SCALE**2)) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
+        return small_sample_aic(self.num_runs, len(self.theta) + 1, self.loss, LEAST_SCALE)
 
     def interval(self, of: int | Callable[[Array], Array]) -> tuple[float, float]:
         """95 % interval of a parameter, or of a function of parameters (R, p) -> (R,)."""
@@ -160,10 +167,7 @@ class Fit:
         search and is not too wide to say anything."""
         if not self.has_interval or self.singular:
             return False
-        parameter, (low, high) = self.law.parameters[index], self.interval(index)
-        margin = 1e-3 * (parameter.high - parameter.low)
-        inside = low > parameter.low + margin and high < parameter.high - margin
-        return inside and high - low <= parameter.widest
+        return is_identified(self.law.parameters[index], *self.interval(index))
 
     @property
     def unidentified(self) -> list[str]:

@@ -36,12 +36,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import special  # type: ignore[import-untyped]
 
 from analysis.scaling_points import BASELINE, Points
+from analysis.solving import Array, Parameter
 
-Array = npt.NDArray[np.float64]
 TOP = math.log(100.0)
 """ln of the highest BrierLM."""
 Column = Callable[[Array, Array, Array], Array]
@@ -61,28 +60,22 @@ NEEDED_K = {"k": 2, "kk": 3, "-nk": 2}
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """Name, meaning and bounds."""
+class Placed(Parameter):
+    """A parameter with the middle of its starts."""
 
-    name: str
-    meaning: str
-    low: float
-    high: float
-    start: float
-    widest: float
-    """Width of the widest 95 % interval that still says something."""
+    start: float = 0.0
 
 
-def _constant(name: str, meaning: str, start: float) -> Parameter:
-    return Parameter(name, meaning, -9.0, 4.0, start, widest=3.0)
+def _constant(name: str, meaning: str, start: float) -> Placed:
+    return Placed(name, meaning, -9.0, 4.0, 3.0, start)
 
 
-def _slope(name: str, meaning: str, start: float = 0.0) -> Parameter:
-    return Parameter(name, meaning, -3.0, 3.0, start, widest=1.5)
+def _slope(name: str, meaning: str, start: float = 0.0) -> Placed:
+    return Placed(name, meaning, -3.0, 3.0, 1.5, start)
 
 
-def _exponent(name: str, meaning: str) -> Parameter:
-    return Parameter(name, meaning, 0.01, 2.0, 0.3, widest=0.5)
+def _exponent(name: str, meaning: str) -> Placed:
+    return Placed(name, meaning, 0.01, 2.0, 0.5, 0.3)
 
 
 PARAMETERS = {
@@ -92,9 +85,9 @@ PARAMETERS = {
         _slope("E_K", "floor: power of K"),
         _constant("A", "size: ln of its share of the deficit in the middle of the data", 0.0),
         _slope("A_K", "size: power of K"),
-        Parameter("A_KK", "size: curvature in ln K", -2.0, 2.0, 0.0, widest=1.0),
+        Placed("A_KK", "size: curvature in ln K", -2.0, 2.0, 1.0),
         _exponent("a", "exponent of size"),
-        Parameter("a_K", "change of the exponent of size with ln K", -0.7, 0.7, 0.0, widest=0.4),
+        Placed("a_K", "change of the exponent of size with ln K", -0.7, 0.7, 0.4),
         _constant("B", "data: ln of its share of the deficit in the middle of the data", 0.0),
         _slope("B_K", "data: power of K"),
         _exponent("b", "exponent of data"),
@@ -165,7 +158,7 @@ class Law:
     """A law of the cross-entropy itself (nats a token) instead of BrierLM's deficit."""
 
     @property
-    def parameters(self) -> list[Parameter]:
+    def parameters(self) -> list[Placed]:
         return [PARAMETERS[name] for name in self.names]
 
     def design(self, num_parameters: Array, tokens: Array, chunk_size: Array) -> Array:

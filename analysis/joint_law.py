@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis.allocation import Limits, Optimum, best_allocation, size_grid
 from analysis.joint_forms import FORMS, Form, Law, Middle, chunk_size_of, make_law
-from analysis.law_fit import BEND, NUM_DRAWS, Fit, first_fit, fit_law
+from analysis.law_fit import LEAST_SCALE, NUM_DRAWS, Fit, first_fit, fit_law
 from analysis.scaling_points import (
     BASELINE,
     SAME_SIZE,
@@ -29,8 +29,8 @@ from analysis.scaling_points import (
     groups,
     lacking,
 )
+from analysis.solving import BEND, Array, small_sample_aic
 
-Array = npt.NDArray[np.float64]
 CLOSE = 1.1
 """Held-out errors within this factor are level, and AICc decides."""
 RULE = (
@@ -149,7 +149,7 @@ def _candidates(
             found.append(Candidate(law.form, None, few[name]))
             continue
         fit = fit_law(law, calm, bend, start=firsts[name][0], num_draws=num_draws)
-        found.append(Candidate(law.form, fit, held_out=held_out_error(law, calm, held, bend)))
+        found.append(Candidate(law.form, fit, held_out=held_out_error(law, calm, held)))
     return found
 
 
@@ -160,17 +160,22 @@ def _too_few(law: Law, points: Points) -> str:
     return f"the form {law.form.name!r} has {len(law.names)} parameters and needs {wanted} runs, there are {there}"
 
 
-def held_out_error(law: Law, points: Points, held: npt.NDArray[np.bool_], bend: float) -> float:
+def held_out_error(law: Law, points: Points, held: npt.NDArray[np.bool_]) -> float:
     """Root mean square of ln BrierLM's error at the points of ``held`` by a fit to the others; not-a-number where
     nothing is held out or too little remains."""
     rest = points.take(~held)
     if not held.any() or _too_few(law, rest) or lacking(rest):
         return math.nan
-    fit = fit_law(law, rest, bend, num_draws=0)
     test = points.take(held)
-    design = law.design(test.num_parameters, test.tokens, chunk_size_of(test))
-    error = law.log_score(fit.theta, design) - np.log(test.score)
+    error = np.log(_predicted(law, rest, test)) - np.log(test.score)
     return float(np.sqrt(np.mean(error**2)))
+
+
+def _predicted(law: Law, rest: Points, test: Points) -> Array:
+    """(n,) scores of ``test`` by a fit to ``rest``, which nothing else goes into: the bend is of its residuals."""
+    start, scale = first_fit(law, rest)
+    fit = fit_law(law, rest, BEND * scale, start=start, num_draws=0)
+    return law.score(fit.theta, test.num_parameters, test.tokens, chunk_size_of(test))
 
 
 def held_out_predictions(law: JointLaw) -> Array:
@@ -181,10 +186,7 @@ def held_out_predictions(law: JointLaw) -> Array:
     found = np.full(len(points), np.nan)
     if law.chosen is None or law.chosen.fit is None or not math.isfinite(law.chosen.held_out):
         return found
-    form = law.chosen.fit.law
-    fit = fit_law(form, points.take(~held), law.chosen.fit.bend, num_draws=0)
-    test = points.take(held)
-    found[held] = form.score(fit.theta, test.num_parameters, test.tokens, chunk_size_of(test))
+    found[held] = _predicted(law.chosen.fit.law, points.take(~held), points.take(held))
     return found
 
 
@@ -221,16 +223,9 @@ def _with_baseline(law: JointLaw, num_draws: int) -> JointLaw:
     aicc = {}
     for name, other in (("own", fit), ("shared", shared)):
         loss = calm.loss * calm.num_runs + other.loss * points.num_runs
-        aicc[name] = _aicc(both, loss, calm.num_free + other.num_free - 1)
+        aicc[name] = small_sample_aic(both, calm.num_free + other.num_free - 1, loss / both, LEAST_SCALE)
     better = aicc["shared"] < aicc["own"]
     return replace(law, baseline=shared if better else fit, shared_exponents=better)
-
-
-def _aicc(num: int, loss: float, num_free: int) -> float:
-    if num <= num_free + 1:
-        return math.inf
-    small = 2 * num_free * (num_free + 1) / (num - num_free - 1)
-    return num * math.log(max(2 * loss / num, 1e-12)) + 2 * num_free + small
 
 
 def _shared(calm: Fit, own: Law, points: Points, bend: float, num_draws: int) -> Fit:

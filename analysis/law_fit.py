@@ -1,11 +1,9 @@
 """Fitting the log-sum-exp laws of ``analysis.joint_forms``: robust, several starts, bootstrap over runs.
 
-All starts and all bootstrap replicates are solved at once, by damped Gauss-Newton steps in arrays (Marquardt
-1963) with the weights of Huber's loss: a report fits five forms with 200 replicates each, and one by one they
-would take half a minute. What is minimised is Huber's loss of ln BrierLM (or ln loss), as in Hoffmann et al.
-2022. Its bend is not 1e-3 as there, which is far below the noise of single runs and throws precision away, but
-1.345 robust standard deviations of the residuals (95 % efficient under normal noise). Every point is weighted by
-its own evaluation error on top of what single trainings differ by.
+What is minimised (``analysis.solving``) is Huber's loss of ln BrierLM (or ln loss), as in Hoffmann et al. 2022.
+Its bend is not 1e-3 as there, which is far below the noise of single runs and throws precision away, but 1.345
+robust standard deviations of the residuals (95 % efficient under normal noise). Every point is weighted by its
+own evaluation error on top of what single trainings differ by.
 
 The bootstrap weighs whole runs by gamma variables of mean 1 (Rubin 1981: with shape 1 it is the Bayesian
 bootstrap), so that no replicate lacks a size. Their variance is n / (n - p) for p parameters and n runs, because
@@ -22,22 +20,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from analysis.joint_forms import Law, Parameter
+from analysis.joint_forms import Law
 from analysis.scaling_points import Points
+from analysis.solving import BEND, Array, is_identified, minimise, small_sample_aic
 from workbench.uncertainty import t_quantile
 
-Array = npt.NDArray[np.float64]
-BEND = 1.345
-"""Of Huber's loss, in robust standard deviations."""
 SEED_NOISE = 0.02
 """Relative difference between trainings that differ in the seed only, for the points' weights."""
 LEAST_SCALE = 2e-4
 """Of residuals: data made without noise must not divide by 0."""
 NUM_DRAWS = 200
-STEPS = 60
 FAR_OFF = 5.0
-TOLERANCE = 1e-7
-"""Relative gain of a step below which a replicate is done."""
+"""Times the scatter, from where on a point is named as being off the law."""
 NORMAL = 1.959964
 """Quantile of a two-sided 95 % interval."""
 _LEVELS = (2.5, 97.5)
@@ -63,88 +57,24 @@ class Data:
 
 def make_data(law: Law, points: Points) -> Data:
     """Points with the design of a law."""
-    relative = np.nan_to_num(points.score_se / points.score, nan=0.0)
-    weights = 1 / (SEED_NOISE**2 + relative**2)
+    weights = 1 / relative_errors(points) ** 2
     chunk_size = np.maximum(points.family, 1).astype(float)
     _, run = np.unique(points.run, return_inverse=True)
     design = law.design(points.num_parameters, points.tokens, chunk_size)
     return Data(design, np.log(points.score), weights / weights.mean(), run.astype(np.int64))
 
 
-def huber(residuals: Array, bend: Array | float) -> Array:
-    """Half the square up to ``bend``, linear beyond it."""
-    size = np.abs(residuals)
-    return np.where(size <= bend, 0.5 * size**2, bend * (size - 0.5 * bend))
+def relative_errors(points: Points) -> Array:
+    """(n,) of the score: of its evaluation, where known, and between seeds."""
+    return np.asarray(np.hypot(SEED_NOISE, np.nan_to_num(points.score_se / points.score, nan=0.0)))
 
 
 def solve(
-    law: Law,
-    data: Data,
-    starts: Array,
-    weights: Array,
-    bend: float,
-    *,
-    tied: Sequence[str] = (),
-    steps: int = STEPS,
+    law: Law, data: Data, starts: Array, weights: Array, bend: float, *, tied: Sequence[str] = ()
 ) -> tuple[Array, Array]:
-    """Minimise sum_i weights_i huber(residual_i) from each start.
-
-    ``starts``: (R, p); ``weights``: (R, n); ``tied``: parameters that stay where they start. Returns parameters
-    (R, p) within their bounds and losses (R,)."""
-    low = np.array([p.low for p in law.parameters])
-    high = np.array([p.high for p in law.parameters])
-    stays = np.array([name in tied for name in law.names])
-    theta = np.clip(starts, low, high)
-    damping = np.full(len(theta), 1e-2)
-    residuals = law.log_score(theta, data.design) - data.target
-    loss = (weights * huber(residuals, bend)).sum(axis=1)
-    active = np.arange(len(theta))
-    for _ in range(steps):
-        now, own = theta[active], weights[active]
-        step = _step(law, data, now, residuals[active], own, bend, damping[active], low, high, stays)
-        tried = np.clip(now + step, low, high)
-        new = law.log_score(tried, data.design) - data.target
-        new_loss = (own * huber(new, bend)).sum(axis=1)
-        gain = loss[active] - new_loss
-        better, before = gain > 0, loss[active]
-        moved = active[better]
-        theta[moved], residuals[moved], loss[moved] = tried[better], new[better], new_loss[better]
-        damping[active] = np.clip(np.where(better, damping[active] / 4, damping[active] * 6), 1e-9, 1e9)
-        settled = (better & (gain <= TOLERANCE * before)) | (~better & (damping[active] > 1e3))
-        active = active[~settled]
-        if not len(active):
-            break
-    return theta, loss
-
-
-def _step(
-    law: Law,
-    data: Data,
-    theta: Array,
-    residuals: Array,
-    weights: Array,
-    bend: float,
-    damping: Array,
-    low: Array,
-    high: Array,
-    stays: npt.NDArray[np.bool_],
-) -> Array:
-    """(R, p) of Marquardt's method; a parameter at a bound that would leave it stays."""
-    jacobian = law.jacobian(theta, data.design)  # (R, n, p)
-    size = np.maximum(np.abs(residuals), 1e-300)
-    weighted = weights * np.minimum(1.0, bend / size)
-    scaled = jacobian * weighted[..., None]
-    gradient = -np.einsum("rnp,rn->rp", scaled, residuals)
-    held = ((theta <= low) & (gradient < 0)) | ((theta >= high) & (gradient > 0))
-    normal = scaled.transpose(0, 2, 1) @ jacobian
-    diagonal = np.einsum("rpp->rp", normal)
-    extra = damping[:, None] * diagonal + 1e-10 * diagonal.max(axis=1, keepdims=True) + 1e-12
-    held |= stays
-    free = ~held
-    normal = normal * (free[:, :, None] & free[:, None, :])
-    index = np.arange(theta.shape[1])
-    normal[:, index, index] += np.where(held, 1.0, extra)
-    return np.asarray(np.linalg.solve(normal, (gradient * free)[..., None])[..., 0])
+    """Minimise sum_i weights_i huber(residual_i of ln score) from each start (``analysis.solving.minimise``)."""
+    one = np.ones_like(data.target)
+    return minimise(law, data.design, data.target, one, weights, starts, bend=bend, tied=tied)
 
 
 @dataclass(frozen=True)
@@ -175,13 +105,9 @@ class Fit:
 
     @property
     def aicc(self) -> float:
-        """Akaike's criterion with the small-sample term (Hurvich and Tsai 1989), Huber's loss in the place of half
-        the squares, and runs as the observations: checkpoints of one run are not independent. Comparable between
-        laws of the same points and bend; infinite with too few runs."""
-        n, k = self.num_runs, self.num_free
-        if n <= k + 1:
-            return math.inf
-        return n * math.log(max(2 * self.loss, LEAST_SCALE**2)) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
+        """Akaike's criterion, comparable between laws of the same points and bend. Runs are the observations:
+        checkpoints of one run are not independent."""
+        return small_sample_aic(self.num_runs, self.num_free, self.loss, LEAST_SCALE)
 
     def interval(self, index: int) -> tuple[float, float]:
         """95 % interval of a parameter."""
@@ -189,13 +115,8 @@ class Fit:
         return float(low), float(high)
 
     def identified(self, index: int) -> bool:
-        """Whether the data say where a parameter lies: its interval keeps off its bounds and is no wider than says
-        something (``Parameter.widest``)."""
-        parameter: Parameter = self.law.parameters[index]
-        low, high = self.interval(index)
-        margin = 1e-3 * (parameter.high - parameter.low)
-        inside = low > parameter.low + margin and high < parameter.high - margin
-        return inside and high - low <= parameter.widest
+        """Whether the data say where a parameter lies."""
+        return is_identified(self.law.parameters[index], *self.interval(index))
 
     @property
     def unidentified(self) -> list[str]:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.law_fit import FAR_OFF
-from analysis.scaling_points import BASELINE, SAME_SIZE, Points, groups
+from analysis.law_fit import FAR_OFF, relative_errors
+from analysis.scaling_points import BASELINE, SAME_COST, SAME_SIZE, Points, groups
 from analysis.style import k_name
 from analysis.words import flops as flops_words
-from analysis.words import listed
+from analysis.words import listed, plus_minus
 
 if TYPE_CHECKING:
     from analysis.budget_plan import BudgetPlan, Choice
@@ -26,6 +26,8 @@ WORTH_A_RUN = 0.3
 """Decades above the largest budget from which one in between is asked for."""
 LITTLE = math.log10(1.05)
 """Decades within which a budget or size counts as inside the data."""
+LACKS_FIT = 2.0
+"""Times what errors explain, from where on scatter about the law is the form's fault."""
 COST_DIFFERS = 0.2
 """Relative difference between the runs' cost at a size and the exact one of the shape."""
 MANY_SEEDS = 32
@@ -75,7 +77,7 @@ def warnings_of(plan: BudgetPlan, law: JointLaw) -> list[str]:
     """In the order of their weight."""
     best = plan.recommended
     assert best is not None
-    found = _extrapolation_warnings(best, plan.flops, law)
+    found = [*_extrapolation_warnings(best, plan.flops, law), *lack_of_fit(law)]
     if len(law.chunk_sizes) == 1:
         only = k_name(law.chunk_sizes[0])
         found.append(f"Only {only} was run: nothing is said about other K; size and tokens are for {only}.")
@@ -93,10 +95,51 @@ def warnings_of(plan: BudgetPlan, law: JointLaw) -> list[str]:
             f"Parameters of the law that the data do not determine: {', '.join(unknown)}; beyond the trained "
             "range the intervals lean on the bounds set for them."
         )
-    if plan.limits.with_autoencoder and not math.isfinite(law.costs[best.family].autoencoder_flops):
-        found.append("The autoencoder's training is not recorded in these runs and could not be charged.")
+    free = uncharged(law) if plan.limits.with_autoencoder else []
+    if free:
+        found.append(f"The autoencoder's training is not charged to {listed(free)}: no run recorded it.")
     found += _shape_warnings(best)
     return found
+
+
+def uncharged(law: JointLaw) -> list[str]:
+    """Families whose autoencoder's cost no run recorded: it counts as nothing, which must be said."""
+    known = [k for k in law.chunk_sizes if k in law.costs]
+    return [k_name(k) for k in known if not math.isfinite(law.costs[k].autoencoder_flops)]
+
+
+def lack_of_fit(law: JointLaw) -> list[str]:
+    """A warning where runs scatter about the law by more than the errors of evaluation and of seeds explain."""
+    fit = law.chosen.fit if law.chosen is not None else None
+    if fit is None:
+        return []
+    explained = float(np.median(relative_errors(law.points.calm)))
+    if fit.scale <= LACKS_FIT * explained:
+        return []
+    return [
+        f"The law misses the runs by {fit.scale:.1%}, where errors of evaluation and of seeds explain "
+        f"{explained:.1%}: the form does not bend as the data do."
+    ]
+
+
+def measured_words(law: JointLaw) -> str:
+    """The best run of each family at the largest trained budget beside what the law says of a run like it."""
+    points, parts = law.points, []
+    budget = float(points.flops.max()) if len(points) else 1.0
+    for family in (*law.chunk_sizes, BASELINE):
+        fit = law.of_family(family)
+        own = np.flatnonzero((points.family == family) & (np.abs(np.log(points.flops / budget)) < SAME_COST))
+        if fit is None or not len(own):
+            continue
+        best = points.take(own[[int(points.score[own].argmax())]])
+        design = fit.law.design(best.num_parameters, best.tokens, np.maximum(best.family, 1).astype(float))
+        value, *draws = np.exp(fit.law.log_score(np.vstack([fit.theta[None], fit.draws]), design))[:, 0]
+        low, high = np.percentile(draws, (2.5, 97.5))
+        shown = plus_minus(best.score[0], best.score_se[0])
+        parts.append(f"{k_name(family or None)} {shown} (law {value:.2f} [{low:.2f}, {high:.2f}])")
+    if not parts:
+        return ""
+    return f"Best runs at {flops_words(budget)} FLOPs, measured and by the law at their size: {', '.join(parts)}."
 
 
 def _extrapolation_warnings(best: Choice, flops: float, law: JointLaw) -> list[str]:
@@ -184,8 +227,7 @@ def advice_of(plan: BudgetPlan, law: JointLaw) -> list[str]:
             "between the largest budget and this one, at two sizes about the best one, and ask again."
         )
     if distance["size"] > LITTLE or best.at_edge:
-        size = f"{best.num_parameters.value:.2g}"
-        found.append(f"Add a size near {size} parameters: the best one lies outside the sizes trained.")
+        found.append(_size_words(best, law))
     if (best.probability or 0) < SURE and plan.alternatives:
         found.append(_seeds_words(best, plan.alternatives[0], plan.run_noise))
     own = law.points.take(law.points.family == best.family)
@@ -194,6 +236,17 @@ def advice_of(plan: BudgetPlan, law: JointLaw) -> list[str]:
     if len(law.chunk_sizes) == 1:
         found.append("Run at least one other K at the same sizes and budgets.")
     return found
+
+
+def _size_words(best: Choice, law: JointLaw) -> str:
+    """In which direction the trained sizes end too early."""
+    own = law.points.num_parameters[law.points.family == best.family]
+    low, high, size = float(own.min()), float(own.max()), best.num_parameters.value
+    if abs(math.log(size / low)) < abs(math.log(size / high)):
+        where = f"smaller than {low:,.0f}"
+    else:
+        where = f"larger than {high:,.0f}"
+    return f"Add a size of {best.name} {where} parameters: the best one is not inside the sizes trained."
 
 
 def _seeds_words(best: Choice, rival: Choice, noise: float) -> str:

@@ -257,7 +257,7 @@ def importance_figure(importance: dict[str, float], names: dict[str, str]) -> Pi
         )
     axes.set_xlim(0, max(max(values) * 1.12, 1e-9))
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("importance (share of the score's variation explained)")
+    axes.set_xlabel("importance (share of variation)")
     return style.render(figure, "importance", "Parameter importance", "As computed by the study over its trials.")
 
 

@@ -11,6 +11,7 @@ saturation that is not seen shows as a v that has no upper end. b cannot exceed 
 
 from __future__ import annotations
 
+import abc
 import math
 from dataclasses import dataclass
 
@@ -36,13 +37,13 @@ class ScoreLaw(Law):
         """x of a cost in FLOPs."""
         return np.log(np.asarray(cost, dtype=float) / self.middle)
 
+    @abc.abstractmethod
     def log_cost(self, theta: Array, score: float) -> Array:
         """(R,) ln FLOPs at which the curve reaches ``score``; infinite where it never does."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def level(self, theta: Array) -> Array:
         """(R,) BrierLM that the curve tends to; infinite for a pure power."""
-        raise NotImplementedError
 
 
 def _common(middle_score: float) -> tuple[Parameter, Parameter]:

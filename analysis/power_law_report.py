@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pandas as pd
 
 from analysis import plots_power_law, style
 from analysis.compute_ratio import BASELINE, Ratios, compute_ratios, published_ratios, ratio_sentences
+from analysis.parts import Parts
 from analysis.power_law import PowerLaws, fit_power_laws
 from analysis.style import Picture
 from analysis.tables_power_law import law_sentences, power_law_table, published_table, ratio_table
-from analysis.words import Table
 
 TRAINING, INFERENCE = "train_flops", "infer_flops_per_token"
 PUBLISHED = ("train_flops_published", "infer_flops_per_token_published")
 
 
 @dataclass(frozen=True)
-class PowerLawParts:
-    """Empty where there is nothing to show."""
+class PowerLawParts(Parts):
+    """``summary``: the headline ratios, or why there are none."""
 
     laws: list[PowerLaws]
     """Over training, then over inference compute."""
     ratios: list[Ratios]
     """Training, training with the autoencoder, inference."""
-    pictures: list[Picture] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    summary: list[str] = field(default_factory=list)
-    """For the executive summary: the headline ratios, or why there are none."""
-    sentences: list[str] = field(default_factory=list)
-    """For the section."""
-
-    @property
-    def empty(self) -> bool:
-        return not (self.pictures or self.tables)
 
 
 def power_law_section_parts(
@@ -70,10 +60,10 @@ def power_law_section_parts(
     return PowerLawParts(
         laws,
         ratios,
-        [picture for picture in pictures if picture is not None],
-        [table for table in tables if table is not None],
-        summary,
-        [text for law in laws for text in _section_sentences(law)],
+        pictures=[picture for picture in pictures if picture is not None],
+        tables=[table for table in tables if table is not None],
+        summary=summary,
+        sentences=[text for law in laws for text in _section_sentences(law)],
     )
 
 

@@ -22,14 +22,14 @@ from analysis.correlation import Correlation, answer, correlate
 from analysis.correlation import details as correlation_details
 from analysis.differences import differences_section
 from analysis.downstream import Downstream, downstream
-from analysis.external import published
+from analysis.external import published, read_external
 from analysis.files_written import HTML, Content, refuse_foreign, table_frames, write_content
 from analysis.page import render
 from analysis.pages import page_names, run_pages
 from analysis.power_law_report import PowerLawParts, power_law_section_parts
 from analysis.scaling_report import ScalingParts, scaling_parts
 from analysis.sections import Section
-from analysis.sections_frontier import frontier_section
+from analysis.sections_frontier import frontier_section, sections_external
 from analysis.sections_scaling import (
     ASKS,
     budgets_section,
@@ -43,6 +43,7 @@ from analysis.table import RunTable, StudyInfo, choose_studies, load_runs
 from analysis.texts import Part
 from analysis.verdict import Verdict, headline
 from analysis.words import Link, Table, mlflow_url
+from workbench.errors import StudyError
 
 __all__ = ["HTML", "Content", "Written", "build", "write_report", "write_reports"]
 
@@ -77,11 +78,21 @@ def write_reports(
     OutputError where nothing can be written or ``out`` holds something that is not a report."""
     home = Path(home).resolve()
     chosen = choose_studies(home, studies)
+    frames = _read_external(external)  # before anything slow: a wrong file is said at once
     written = []
     for name in chosen:
         folder = report_folder(home, name, out, alone=len(chosen) == 1)
-        written.append(write_report(home, name, folder, external=external, reload=reload))
+        written.append(write_report(home, name, folder, external=frames, reload=reload))
     return written
+
+
+def _read_external(paths: Sequence[Path]) -> list[pd.DataFrame]:
+    """Raises StudyError, also for two files of one name: a name stands for one source."""
+    names = [Path(path).stem for path in paths]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise StudyError(f"two files of results are called {twice!r}: a name stands for one source; rename one")
+    return [read_external(path) for path in paths]
 
 
 def report_folder(home: Path, study: str, out: Path | str | None, *, alone: bool) -> Path:
@@ -91,7 +102,7 @@ def report_folder(home: Path, study: str, out: Path | str | None, *, alone: bool
 
 
 def write_report(
-    home: Path, study: str, folder: Path, *, external: Sequence[Path] = (), reload: int | None = None
+    home: Path, study: str, folder: Path, *, external: Sequence[pd.DataFrame] = (), reload: int | None = None
 ) -> Written:
     """Build the report of one study and swap it in at ``folder``."""
     refuse_foreign(folder)
@@ -120,7 +131,7 @@ class Found:
     powers: PowerLawParts
     scaling: ScalingParts
     autoencoders: Downstream | None
-    external: Sequence[Path] = ()
+    external: Sequence[pd.DataFrame] = ()
 
     @property
     def comparison(self) -> Comparison:
@@ -200,7 +211,9 @@ def _asked(found: Found) -> set[str]:
     return asked
 
 
-def find(table: RunTable, study: str, *, external: Sequence[Path] = (), with_pictures: bool = True) -> Found:
+def find(
+    table: RunTable, study: str, *, external: Sequence[pd.DataFrame] = (), with_pictures: bool = True
+) -> Found:
     """Everything that the sections and the verdict on ``study`` are made from; ``with_pictures``: of the laws,
     which are drawn where they are fitted."""
     parts = texts.parts_of(table)
@@ -224,7 +237,9 @@ def find(table: RunTable, study: str, *, external: Sequence[Path] = (), with_pic
     )
 
 
-def build(table: RunTable, study: str, *, external: Sequence[Path] = (), reload: int | None = None) -> Content:
+def build(
+    table: RunTable, study: str, *, external: Sequence[pd.DataFrame] = (), reload: int | None = None
+) -> Content:
     """The whole report on ``study``; ``table`` holds its runs only."""
     found = find(table, study, external=external)
     info, parts, shown, comparison = found.info, found.parts, found.shown, found.comparison
@@ -264,14 +279,9 @@ def build(table: RunTable, study: str, *, external: Sequence[Path] = (), reload:
 # ---------------------------------------------------------------------------- single sections
 
 
-def external_section(table: RunTable, comparison: Comparison, files: Sequence[Path]) -> Section | None:
+def external_section(table: RunTable, comparison: Comparison, frames: Sequence[pd.DataFrame]) -> Section | None:
     """Results that were not made here, beside the study's; None without ``--data``."""
-    if not files:
-        return None
-    from analysis.external import read_external
-    from analysis.sections_frontier import sections_external
-
-    return sections_external([read_external(path) for path in files], table, comparison)
+    return sections_external(frames, table, comparison) if frames else None
 
 
 def linked(section: Section, runs: pd.DataFrame) -> Section:

@@ -19,8 +19,9 @@ import pandas as pd
 
 from analysis.allocation import Optimum, best_allocation, closed_form, exponent_of, size_grid
 from analysis.joint_forms import FORMS, Middle, make_law
-from analysis.law_fit import BEND, NUM_DRAWS, Fit, first_fit, fit_law
+from analysis.law_fit import NUM_DRAWS, Fit, first_fit, fit_law
 from analysis.scaling_points import BASELINE, Costs, Points, budgets_of, choose_points, costs_of, lacking
+from analysis.solving import BEND
 
 Array = npt.NDArray[np.float64]
 Interval = tuple[float, float]

@@ -126,6 +126,12 @@ def choose_points(evaluations: pd.DataFrame, target: str = "brierlm") -> Chosen:
     head = str(calm["head"].iloc[0] or "") if len(calm) else ""
     calm = _one_latent(calm, notes)
     rows = pd.concat([calm, rows[rows["kind"] == "baseline"]])
+    studies = sorted(set(_text(rows["study"]))) if "study" in rows else []
+    if len(studies) > 1:
+        notes.append(
+            f"Runs of several studies are fitted together ({listed(studies)}): where their recipes differ in more "
+            "than size, data and K, that counts as scatter"
+        )
     phase = str(rows["phase"].iloc[0]) if len(rows) else ""
     return Chosen(_thinned(_points(rows, target), notes), phase, head, notes)
 

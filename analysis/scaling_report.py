@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,13 +11,14 @@ from analysis import plots_scaling
 from analysis.budget_plan import BudgetPlan, plan_by
 from analysis.joint_law import JointLaw, fit_joint
 from analysis.law_fit import NUM_DRAWS
-from analysis.planning_words import FAR, SURE, extrapolation
+from analysis.parts import Parts
+from analysis.planning_words import FAR, SURE, extrapolation, lack_of_fit, measured_words
 from analysis.scaling_law import LossLaw, fit_loss, loss_sentences
 from analysis.scaling_points import budgets_of
 from analysis.style import Picture, house_style, k_name
 from analysis.table import RunTable
 from analysis.tables_scaling import forms_table, loss_table, parameters_table, recommendation_table
-from analysis.words import Table, flops, interval, listed, number
+from analysis.words import flops, interval, listed, number
 
 BEYOND = (10.0, 100.0)
 """Times the largest trained budget at which the law is asked as well."""
@@ -25,23 +26,13 @@ MAX_BUDGETS = 5
 
 
 @dataclass(frozen=True)
-class ScalingParts:
-    """Empty where there is nothing to show."""
+class ScalingParts(Parts):
+    """``summary``: what to train, and how sure; ``sentences``: the law, its limits, what would settle it."""
 
     law: JointLaw
     loss: LossLaw
     plans: list[BudgetPlan]
     """At the trained budgets and beyond, smallest first."""
-    pictures: list[Picture] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    summary: list[str] = field(default_factory=list)
-    """For the executive summary: what to train, and how sure."""
-    sentences: list[str] = field(default_factory=list)
-    """For the section: the law, its limits, what would settle it."""
-
-    @property
-    def empty(self) -> bool:
-        return not (self.pictures or self.tables)
 
 
 def scaling_parts(
@@ -77,10 +68,10 @@ def scaling_parts(
         law,
         loss,
         plans,
-        [picture for picture in pictures if picture is not None],
-        [table for table in tables if table is not None],
-        summary_sentences(law, plans),
-        law_sentences(law, inside[-1] if inside else None) + loss_sentences(loss),
+        pictures=[picture for picture in pictures if picture is not None],
+        tables=[table for table in tables if table is not None],
+        summary=summary_sentences(law, plans),
+        sentences=law_sentences(law, inside[-1] if inside else None) + loss_sentences(loss),
     )
 
 
@@ -91,7 +82,7 @@ def summary_sentences(law: JointLaw, plans: list[BudgetPlan]) -> list[str]:
         return [f"No law in size, data and K: {law.reason}."] if len(law.points.calm) else []
     top = law.points.flops.max() * 1.05
     inside, outside = [p for p in plans if p.flops <= top], [p for p in plans if p.flops > top]
-    found = [_recommendation(plan) for plan in inside[-1:]]
+    found = [*[_recommendation(plan) for plan in inside[-1:]], *lack_of_fit(law), measured_words(law)]
     moves = _moves(inside)
     if moves:
         found.append(moves)

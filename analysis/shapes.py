@@ -1,8 +1,9 @@
 """From a number of parameters to a model that can be built: width, layers, and what it costs exactly.
 
 The shape follows the presets: 64 of width for each layer (small 128 x 2, Transformer-S 768 x 12, CALM-M 1024 x
-16), at least 2 layers and at most 16, beyond which models grow in width (CALM-XL 2560 x 16). All else is as in a
-configuration of reference: that of a run of the study, or else the tuned preset. Counts are those of
+16), at least 2 layers and at most 16, beyond which models grow in width (CALM-XL 2560 x 16); where all runs
+that a law was fitted to have one depth, that depth, so that the shape is of the fitted family. All else is as
+in a configuration of reference: that of a run of the study, or else the tuned preset. Counts are those of
 ``workbench.flops``, so that steps x FLOPs of a step is the budget.
 """
 
@@ -89,24 +90,25 @@ def find_shape(
     budget: float,
     *,
     latent_dim: int | None = None,
+    num_layers: int | None = None,
     tree: Mapping[str, Any] | None = None,
     infer_limit: float | None = None,
 ) -> Shape | None:
     """The shape whose size is nearest (in ratio) to ``num_parameters``, and its run at ``budget`` FLOPs.
 
-    ``chunk_size`` 0: the token baseline. ``infer_limit``: of its executed inference FLOPs a token. None where the
-    configuration of reference cannot have this K, no width keeps to the limit, or the budget does not pay one
-    step."""
+    ``chunk_size`` 0: the token baseline. ``num_layers``: that all runs of the law have, None: by the presets'
+    rule. ``infer_limit``: of its executed inference FLOPs a token. None where the configuration of reference
+    cannot have this K, no width keeps to the limit, or the budget does not pay one step."""
     start, preset = reference_tree("calm" if chunk_size else "baseline", tree)
     ladder = [*range(FINE, COARSE_FROM, FINE), *range(COARSE_FROM, WIDEST + 1, COARSE)]
     try:
         first, last = 0, len(ladder) - 1
         while last - first > 1:  # sizes grow with the width
             middle = (first + last) // 2
-            tried = _config(start, chunk_size, ladder[middle], latent_dim, budget)
+            tried = _config(start, chunk_size, ladder[middle], latent_dim, num_layers, budget)
             small = _size(tried) <= num_parameters and _within(tried, infer_limit)
             first, last = (middle, last) if small else (first, middle)
-        configs = [_config(start, chunk_size, ladder[i], latent_dim, budget) for i in (first, last)]
+        configs = [_config(start, chunk_size, ladder[i], latent_dim, num_layers, budget) for i in (first, last)]
     except ConfigError:
         return None
     configs = [config for config in configs if _within(config, infer_limit)]
@@ -117,10 +119,15 @@ def find_shape(
 
 
 def _config(
-    start: Mapping[str, Any], chunk_size: int, width: int, latent_dim: int | None, budget: float
+    start: Mapping[str, Any],
+    chunk_size: int,
+    width: int,
+    latent_dim: int | None,
+    num_layers: int | None,
+    budget: float,
 ) -> RunConfig:
     backbone = "model.backbone"
-    layers = layers_for(width)
+    layers = num_layers or layers_for(width)
     sets: dict[str, Any] = {
         f"{backbone}.width": width,
         f"{backbone}.num_layers": layers,
@@ -128,6 +135,7 @@ def _config(
         f"{backbone}.num_kv_heads": None,
         f"{backbone}.mlp_width": None,
         "train.train_flops": budget,
+        "train.train_tokens": None,
         "train.cache_targets": None,
     }
     if chunk_size:

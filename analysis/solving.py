@@ -10,7 +10,10 @@ Letters: n points, p parameters, R replicates or starts.
 from __future__ import annotations
 
 import abc
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +38,19 @@ class Parameter:
     """A 95 % interval wider than that says nothing."""
 
 
+class Curve(Protocol):
+    """What can be minimised: ln score as a function of x, (n,) or (..., n, ...), and parameters."""
+
+    @property
+    def parameters(self) -> Sequence[Parameter]: ...
+
+    def log_score(self, theta: Array, x: Array) -> Array: ...
+
+    def jacobian(self, theta: Array, x: Array) -> Array: ...
+
+
 class Law(abc.ABC):
-    """ln score as a function of x, (n,) or (n, ...), and parameters."""
+    """A curve that says where to begin."""
 
     name: str
     formula: str
@@ -65,25 +79,56 @@ def huber(residuals: Array, bend: Array | float = BEND) -> Array:
     return np.where(size <= bend, 0.5 * size**2, bend * (size - 0.5 * bend))
 
 
-def minimise(law: Law, x: Array, y: Array, sigma: Array, weights: Array, starts: Array) -> tuple[Array, Array]:
+def is_identified(parameter: Parameter, low: float, high: float) -> bool:
+    """Whether a 95 % interval says where a parameter lies: it keeps off the bounds of the search and is no wider
+    than says something."""
+    margin = 1e-3 * (parameter.high - parameter.low)
+    inside = low > parameter.low + margin and high < parameter.high - margin
+    return inside and high - low <= parameter.widest
+
+
+def small_sample_aic(num: int, num_free: int, loss: float, least: float) -> float:
+    """Akaike's criterion for small samples (Hurvich and Tsai 1989) of the likelihood whose logarithm is Huber's
+    loss, its scale being fitted too. ``num``: independent observations; ``num_free``: parameters with the scale;
+    ``loss``: mean; ``least``: scale below which residuals are not told from 0. Infinite with too few of them."""
+    if num <= num_free + 1:
+        return math.inf
+    small = 2 * num_free * (num_free + 1) / (num - num_free - 1)
+    return num * math.log(max(2 * loss, least**2)) + 2 * num_free + small
+
+
+def minimise(
+    law: Curve,
+    x: Array,
+    y: Array,
+    sigma: Array,
+    weights: Array,
+    starts: Array,
+    *,
+    bend: float = BEND,
+    tied: Sequence[str] = (),
+) -> tuple[Array, Array]:
     """Minimise sum_i weights_i huber((y_i - f(x_i)) / sigma_i) from each start, all at once.
 
-    ``y`` (n,) or (R, n); ``sigma`` (n,) or (R, n); ``weights`` (R, n); ``starts`` (R, p). Returns the parameters
-    (R, p), within their bounds, and the losses (R,)."""
+    ``y`` (n,) or (R, n); ``sigma`` (n,) or (R, n); ``weights`` (R, n); ``starts`` (R, p); ``bend``: of Huber's
+    loss; ``tied``: names of parameters that stay where they start. Returns the parameters (R, p), within their
+    bounds, and the losses (R,)."""
     low, high = bounds_of(law)
     theta = np.clip(starts, low, high)
     y, sigma, weights = (np.broadcast_to(a, (len(theta), y.shape[-1])) for a in (y, sigma, weights))
     z = (law.log_score(theta, x) - y) / sigma
-    loss = (weights * huber(z)).sum(axis=1)
+    loss = (weights * huber(z, bend)).sum(axis=1)
+    stays = np.array([parameter.name in tied for parameter in law.parameters])
     damping = np.full(len(theta), 1e-3)
     active = np.arange(len(theta))
     for _ in range(_STEPS):
         now, own = theta[active], sigma[active]
         scaled = law.jacobian(now, x) / own[..., None]
-        step = _step(now, z[active], scaled, weights[active], damping[active], (low, high))
+        bent = weights[active] * np.minimum(1.0, bend / np.maximum(np.abs(z[active]), 1e-300))
+        step = _step(now, z[active], scaled, bent, damping[active], (low, high), stays)
         tried = np.clip(now + step, low, high)
         new = (law.log_score(tried, x) - y[active]) / own
-        new_loss = (weights[active] * huber(new)).sum(axis=1)
+        new_loss = (weights[active] * huber(new, bend)).sum(axis=1)
         gain, before = loss[active] - new_loss, loss[active]
         better = gain > 0
         moved = active[better]
@@ -96,19 +141,25 @@ def minimise(law: Law, x: Array, y: Array, sigma: Array, weights: Array, starts:
     return theta, loss
 
 
-def bounds_of(law: Law) -> tuple[Array, Array]:
+def bounds_of(law: Curve) -> tuple[Array, Array]:
     """(p,) lower and (p,) upper bounds of the search."""
     return np.array([p.low for p in law.parameters]), np.array([p.high for p in law.parameters])
 
 
 def _step(
-    theta: Array, z: Array, jacobian: Array, weights: Array, damping: Array, bounds: tuple[Array, Array]
+    theta: Array,
+    z: Array,
+    jacobian: Array,
+    bent: Array,
+    damping: Array,
+    bounds: tuple[Array, Array],
+    stays: npt.NDArray[np.bool_],
 ) -> Array:
-    """(R, p) of Marquardt's method with Huber's weights; a parameter that a bound holds stays."""
-    bent = weights * np.minimum(1.0, BEND / np.maximum(np.abs(z), 1e-300))
+    """(R, p) of Marquardt's method with Huber's weights ``bent``; a parameter that is tied, or that a bound holds,
+    stays."""
     scaled = jacobian * bent[..., None]
     gradient = -np.einsum("rnp,rn->rp", scaled, z)
-    held = ((theta <= bounds[0]) & (gradient < 0)) | ((theta >= bounds[1]) & (gradient > 0))
+    held = stays | ((theta <= bounds[0]) & (gradient < 0)) | ((theta >= bounds[1]) & (gradient > 0))
     normal = scaled.transpose(0, 2, 1) @ jacobian
     diagonal = np.einsum("rpp->rp", normal).copy()
     extra = damping[:, None] * diagonal + 1e-13 * diagonal.max(axis=1, keepdims=True) + 1e-12

@@ -52,6 +52,22 @@ def write_atomic(path: Path | str, content: str | bytes) -> None:
         raise
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""Beginnings of a cell that a spreadsheet takes for a formula."""
+
+
+def spreadsheet_text(cell: object) -> object:
+    """For CSV: text that a spreadsheet would run as a formula (names, reasons and samples are anybody's) begins
+    with an apostrophe; numbers, also as text, stay as they are."""
+    if not isinstance(cell, str) or not cell.startswith(FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
 def write_json(path: Path | str, value: object) -> None:
     write_atomic(path, json.dumps(value, indent=1) + "\n")
 

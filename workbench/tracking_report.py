@@ -157,17 +157,5 @@ def _plain(text: str) -> str:
 def _csv(columns: list[str], rows: list[list[Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([_guarded(cell) for cell in row] for row in [columns, *rows])
+    writer.writerows([files.spreadsheet_text(cell) for cell in row] for row in [columns, *rows])
     return text.getvalue()
-
-
-def _guarded(cell: Any) -> Any:
-    """For CSV: text that a spreadsheet would run as a formula (names are anybody's) gets an apostrophe;
-    numbers, also as text, stay as they are."""
-    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return cell
-    try:
-        float(cell)
-    except ValueError:
-        return f"'{cell}"
-    return cell

@@ -145,7 +145,17 @@ def _sentence(best: Choice, plan: BudgetPlan) -> str:
     return (
         f"With {flops_words(plan.flops)} training FLOPs: {best.name}{odds}, about {best.num_parameters.value:.2g} "
         f"parameters on {best.tokens.value:.2g} tokens, BrierLM {_range(best.score, '.2f')} by the law"
+        f"{_against(plan)}"
     )
+
+
+def _against(plan: BudgetPlan) -> str:
+    """What a token model would reach, which may be more."""
+    best, base = plan.recommended, plan.baseline
+    if best is None or base is None:
+        return ""
+    more = base.score.value > best.score.value
+    return f"; the token baseline {'reaches more' if more else 'less'}: {_range(base.score, '.2f')}"
 
 
 def _table(plan: BudgetPlan) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,18 +72,21 @@ def register(app: typer.Typer) -> None:
 
         def write(reload: int | None) -> None:
             with for_paper(paper):
-                _say(write_reports(home, studies or None, out, external=data or [], reload=reload))
+                written = write_reports(home, studies or None, out, external=data or [], reload=reload)
+            _say(written)
+            if mlflow and reload is None:  # the last one: the study has finished
+                _deliver(home, written)
 
+        print(f"looks for changes every {every:g} s until the study has finished; Ctrl-C ends it", file=sys.stderr)
         try:
             keep_watching(home, studies or None, write, every=every)
         except KeyboardInterrupt:
+            print("no longer watching; the report stands as it was last written", file=sys.stderr)
             raise typer.Exit(130) from None
 
 
 def _deliver(home: Path, reports: list[Written]) -> None:
     """Show each report at its launch; a launch that is not in MLflow, or a server that is away, fails nothing."""
-    import sys
-
     from workbench.cli.study_report import deliver_report
     from workbench.home import Home
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.budget_plan import BudgetPlan, plan_budget, plan_by, probabilities
+from analysis.budget_plan import BudgetPlan, Estimate, plan_budget, plan_by, probabilities
 from analysis.joint_law import JointLaw, fit_joint
-from analysis.planning_words import beyond
+from analysis.planning_words import advice_of, beyond, lack_of_fit, measured_words
 from analysis.scaling_points import BASELINE
-from analysis.scaling_report import ScalingParts, scaling_parts
+from analysis.scaling_report import ScalingParts, scaling_parts, summary_sentences
 from analysis.shapes import find_shape, heads_for, layers_for
 from analysis.tables_scaling import NOT_IDENTIFIED, flops_short
 from analysis.words import to_latex
@@ -308,4 +310,64 @@ def test_an_autoencoder_that_was_not_recorded_drops_no_k_and_is_said() -> None:
     table.loc[some, "train_flops_with_autoencoder"] = float("nan")
     plan = plan_budget(table, flops=9e12, with_autoencoder=True, num_draws=20)
     assert {c.family for c in (plan.recommended, *plan.alternatives) if c} >= {2}
-    assert any("not charged to K = 2: no run recorded it" in note for note in plan.notes)
+    assert any("not charged to K = 2: no run recorded it" in line for line in plan.warnings)
+
+
+class TestAgainstTheRuns:
+    def test_a_law_of_the_true_form_does_not_lack_fit(self, law: JointLaw) -> None:
+        assert lack_of_fit(law) == []
+
+    def test_a_form_that_does_not_bend_is_told_from_noise(self, frame: pd.DataFrame) -> None:
+        straight = fit_joint(frame, num_draws=40, forms=("power",))
+        (said,) = lack_of_fit(straight)
+        assert said.startswith("The law misses the runs by ")
+        assert said.endswith("the form does not bend as the data do.")
+        plan = plan_by(straight, 1e12, with_shapes=False)
+        assert said in plan.warnings
+        assert said in summary_sentences(straight, [plan])
+
+    def test_the_best_runs_stand_beside_what_the_law_says_of_them(
+        self, law: JointLaw, frame: pd.DataFrame
+    ) -> None:
+        words = measured_words(law)
+        top = frame[frame["train_flops"] > 0.99 * frame["train_flops"].max()]
+        for k in CHUNKS:
+            best = top[top["K"] == k].sort_values("brierlm").iloc[-1]
+            found = re.search(rf"K = {k} ([\d.]+)(?: ± [\d.]+)? \(law ([\d.]+) \[([\d.]+), ([\d.]+)\]\)", words)
+            assert found is not None
+            measured, value, low, high = map(float, found.groups())
+            assert measured == pytest.approx(best["brierlm"], abs=0.006)
+            n, tokens = float(best["model_parameters"]), float(best["tokens"])
+            assert value == pytest.approx(float(TRUTH.score(n, tokens, k)), rel=0.04)
+            assert low <= value <= high
+        assert "token baseline" in words
+        assert words in plan_by(law, 1e13, with_shapes=False).notes
+
+    @pytest.mark.parametrize(("way", "words"), [(0, "smaller than"), (-1, "larger than")])
+    def test_the_direction_in_which_sizes_end_is_said(self, law: JointLaw, way: int, words: str) -> None:
+        best = plan_by(law, 3e12, with_shapes=False).recommended
+        assert best is not None
+        own = np.sort(law.points.num_parameters[law.points.family == best.family])
+        edge = dataclasses.replace(
+            best, num_parameters=Estimate(float(own[way]), float(own[0]), float(own[-1])), at_edge=True
+        )
+        plan = dataclasses.replace(plan_by(law, 3e12, with_shapes=False), recommended=edge)
+        (said,) = [line for line in advice_of(plan, law) if line.startswith("Add a size")]
+        assert f"{words} {own[way]:,.0f} parameters" in said
+
+
+def test_the_shape_has_the_depth_of_the_runs() -> None:
+    tree = {**load_config("tuned-calm").to_dict(), "train": {"train_tokens": 2_000_000, "block_len": 256}}
+    deep, shallow = (find_shape(4, 3e6, 1e14, num_layers=n, tree=tree) for n in (6, 2))
+    assert deep is not None
+    assert shallow is not None
+    assert (deep.num_layers, shallow.num_layers) == (6, 2)
+    assert deep.width < shallow.width
+    assert shallow.train_flops == pytest.approx(1e14, rel=0.01)
+
+
+def test_runs_of_several_studies_are_named(frame: pd.DataFrame) -> None:
+    other = frame.assign(study="another", run_id=frame["run_id"] + "x")
+    notes = fit_joint(pd.concat([frame, other]), num_draws=0, forms=("power",)).notes
+    assert any("several studies are fitted together (another and scaling-made)" in note for note in notes)
+    assert not any("several studies" in note for note in fit_joint(frame, num_draws=0, forms=("power",)).notes)

@@ -191,3 +191,19 @@ def test_every_column_is_documented() -> None:
     for column in COLUMNS:
         wanted = column.wanted if column.is_number else "text"
         assert f"| `{column.name}` | {'yes' if column.required else ''} | {wanted} | {column.meaning} |" in text
+
+
+@pytest.mark.parametrize("column", ["K", "seed", "step"])
+def test_whole_numbers_that_cannot_be_counted_with_are_refused(tmp_path: Path, column: str) -> None:
+    row = {"model": "X", "K": 4, "seed": 0, "step": 1, "brierlm": 3.1, "train_flops": 1e12}
+    path = tmp_path / "theirs.csv"
+    pd.DataFrame([{**row, column: 2**53}]).to_csv(path, index=False)
+    assert len(read_external(path)) == 1
+    pd.DataFrame([{**row, column: "1e30"}]).to_csv(path, index=False)
+    with pytest.raises(StudyError, match=rf"column '{column}': a whole number of at least .* and at most 2\^53"):
+        read_external(path)
+
+
+def test_a_folder_is_named_in_the_message() -> None:
+    with pytest.raises(StudyError, match=r"^\.: a file of runs is a \.csv"):
+        read_external(".")

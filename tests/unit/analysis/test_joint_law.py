@@ -10,8 +10,9 @@ import pytest
 
 from analysis.joint_forms import FORMS, Middle, chunk_size_of, make_law
 from analysis.joint_law import CLOSE, Candidate, JointLaw, choose, fit_joint, held_out_predictions, largest_sizes
-from analysis.law_fit import BEND, bootstrap_weights, fit_law, make_data, starts_of
+from analysis.law_fit import bootstrap_weights, fit_law, make_data, starts_of
 from analysis.scaling_points import BASELINE, choose_points
+from analysis.solving import BEND
 from tests.suites.synthetic_scaling import CHUNKS, Plan, Truth, cost_per_token, evaluations
 
 TRUTH = Truth()

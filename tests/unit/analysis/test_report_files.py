@@ -120,3 +120,14 @@ def test_text_that_a_spreadsheet_would_run_is_quoted_in_csv() -> None:
     assert shown["name"].tolist()[:4] == ["'=HYPERLINK(1)", "-0.5", "'@x", "plain"]
     assert shown["name"].isna().tolist() == [False] * 4 + [True]
     assert shown["value"].tolist() == frame["value"].tolist()
+
+
+def test_a_wrong_file_of_others_is_said_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run_folder(tmp_path / "runs" / "s" / "r", num_points=2)
+    monkeypatch.setattr("analysis.report.load_runs", lambda *_: pytest.fail("runs were read first"))
+    with pytest.raises(StudyError, match="there is no such file"):
+        write_reports(tmp_path / "runs", external=[tmp_path / "absent.csv"])
+    with pytest.raises(StudyError, match=r"two files of results are called 'a': .* rename one"):
+        write_reports(tmp_path / "runs", external=[tmp_path / "x" / "a.csv", tmp_path / "y" / "a.csv"])

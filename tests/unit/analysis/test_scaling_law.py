@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import optimize
 
 from analysis.allocation import closed_form, exponent_of
+from analysis.law_fit import make_data
 from analysis.plots_scaling import loss_figure
 from analysis.scaling_law import LossLaw, fit_loss, loss_sentences
 from analysis.scaling_points import MAX_POINTS, choose_points, cost_curve, costs_of, groups, lacking
+from analysis.solving import huber
 from analysis.tables_scaling import NOT_IDENTIFIED, loss_table
 from tests.suites.synthetic_scaling import LOSS, cost_per_token, losses
 
@@ -28,6 +31,25 @@ def test_without_noise_the_law_is_found(exact: LossLaw) -> None:
     assert exact.unidentified == []
     predicted = exact.loss(exact.points.num_parameters, exact.points.tokens)
     np.testing.assert_allclose(predicted, exact.points.score, rtol=1e-4)
+
+
+def test_few_noisy_points_are_fitted_as_well_as_scipy_can() -> None:
+    """Where E and A can hardly be told apart the loss has a long flat valley: the fit must reach its bottom."""
+    law = fit_loss(losses(noise=0.02, seed=5), num_draws=0)
+    assert law.fit is not None
+    form, bend = law.fit.law, law.fit.bend
+    data = make_data(form, law.points)
+    low, high = (np.array([getattr(p, end) for p in form.parameters]) for end in ("low", "high"))
+
+    def loss(theta: np.ndarray) -> float:  # type: ignore[type-arg]
+        return float((data.weights * huber(form.log_score(theta[None], data.design)[0] - data.target, bend)).sum())
+
+    ours, rng = loss(law.fit.theta), np.random.default_rng(0)
+    for _ in range(8):
+        start = np.clip(law.fit.theta + 0.3 * rng.standard_normal(len(low)), low, high)
+        found = optimize.minimize(loss, start, method="L-BFGS-B", bounds=list(zip(low, high, strict=True)))
+        found = optimize.minimize(loss, found.x, method="Nelder-Mead", options={"maxiter": 4000, "fatol": 1e-14})
+        assert ours <= found.fun * (1 + 1e-5)
 
 
 def test_intervals_hold_the_truth_in_most_tables() -> None:
