@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from analysis.claims import clusters_of, error_of, picked_gap, setting_gap
+from analysis.claims import clusters_of, common_error, picked_gap, setting_gap
 from analysis.comparison import Comparison, Setting
 from analysis.rows import ORDERS
 from analysis.scores import bounds
@@ -180,8 +180,7 @@ def _as_paired(
 
 
 def _scored(rows: pd.DataFrame) -> Scored:
-    squares = [error_of(row) ** 2 for _, row in rows.iterrows()]
-    return Scored(float(rows["brierlm"].mean()), math.sqrt(sum(squares) / len(squares)), len(rows))
+    return Scored(float(rows["brierlm"].mean()), common_error(rows), len(rows))
 
 
 def point_words(point: pd.Series) -> str:

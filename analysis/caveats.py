@@ -16,7 +16,10 @@ WORDS = {
     "ignores_context": "a head that ignores its context",
     "identical_draws": "samples that do not differ, so that its BrierLM means nothing",
     "seen_text": "evaluated text that occurs in the training text",
-    "not_finite": "a loss that was not finite",
+    "not_finite": "numbers that were not finite",
+    "diverged": "a loss or gradients that exploded",
+    "collapsed": "an autoencoder that carries nothing",
+    "other_head_code": "weights that other code of their own head had trained",
     "alpha_below_one": "an exponent α below 1, whose gradients are not bounded",
     "gradient_norm": "gradients that grew or were clipped at nearly every step",
 }
@@ -42,10 +45,11 @@ def _sentence(code: str, having: pd.DataFrame, total: int) -> str:
     num = len(having)
     who = f"All {total} compared runs have" if num == total > 1 else f"{num} of {total} compared runs "
     who = who if who.endswith("have") else who + ("has" if num == 1 else "have")
-    return f"{who} {WORDS.get(code, code.replace('_', ' '))}{_where(having)}."
+    return f"{who} {WORDS.get(code, code.replace('_', ' '))}{where(having)}."
 
 
-def _where(runs: pd.DataFrame) -> str:
+def where(runs: pd.DataFrame) -> str:
+    """`` (baseline: 2, K = 4: 1)``; empty where that would be a long list."""
     kinds = [
         style.k_name(None if kind == "baseline" else k) for kind, k in zip(runs["kind"], runs["K"], strict=True)
     ]

@@ -26,7 +26,7 @@ import pandas as pd
 
 from analysis.comparison import Comparison, Setting, best_setting
 from analysis.dimension import Key
-from analysis.naming import applies
+from analysis.naming import Run, applies, rows_of
 from analysis.paired import PairedScores, pair_up
 from analysis.rows import FLOORS
 from analysis.scores import is_bound
@@ -38,6 +38,9 @@ from workbench.uncertainty import t_quantile
 
 MAX_CONTROLLED = 3000
 """Controlled pairs that are compared; thousands of settings have hundreds of thousands of pairs."""
+
+_ASKED = ("weak_orders", "brierlm_high", "num_clusters", "brierlm_se")
+"""What an error is made of: rows of whole frames, with hundreds of fields, take milliseconds each."""
 
 
 def setting_gap(first: Setting, second: Setting, comparison: Comparison, *, comparisons: int = 1) -> Difference:
@@ -69,18 +72,23 @@ def _gap(
 
 
 def _scored(setting: Setting) -> Scored:
-    squares = [error_of(run) ** 2 for _, run in setting.runs.iterrows()]
-    return Scored(setting.score, math.sqrt(sum(squares) / len(squares)), setting.num_seeds)
+    return Scored(setting.score, common_error(setting.runs), setting.num_seeds)
 
 
-def error_of(run: pd.Series) -> float:
+def common_error(runs: pd.DataFrame) -> float:
+    """Root of the mean square of the errors of some runs."""
+    squares = [error_of(run) ** 2 for run in rows_of(runs, _ASKED)]
+    return math.sqrt(sum(squares) / len(squares))
+
+
+def error_of(run: Run) -> float:
     """Standard error of a score; where only an upper bound is known, one whose interval reaches it."""
     if is_bound(run):
         return float(run["brierlm_high"]) / t_quantile(clusters_of(run) - 1)
     return float(run["brierlm_se"])
 
 
-def clusters_of(run: pd.Series) -> int:
+def clusters_of(run: Run) -> int:
     return 2 if missing(run["num_clusters"]) else max(2, int(run["num_clusters"]))
 
 
@@ -189,7 +197,7 @@ def controlled_pairs(comparison: Comparison) -> list[ControlledPair]:
     what only one of the two settings has: fields of its head, say, of two that differ in the head."""
     names = comparison.parameters
     settings = [s for s in comparison.settings if s.kind == "calm"]
-    first = [s.runs.iloc[0] for s in settings]
+    first = [comparison.rows[s.run_ids[0]] for s in settings]
     values = [{name: run[name] if applies(run, name) else None for name in names} for run in first]
     found: list[tuple[str, int, int]] = []
     for i, j, place_of_name in _one_apart(values, names):

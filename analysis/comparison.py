@@ -8,7 +8,7 @@ runs that differ in nothing but their seed.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,13 +17,13 @@ import pandas as pd
 
 from analysis.dimension import Dimension, Key, choose_dimension
 from analysis.frontier import KINDS
-from analysis.naming import ROLES, SettingNames, is_seed, setting_names, varied
+from analysis.naming import ROLES, Row, SettingNames, is_seed, rows_of, setting_names, setting_rows, varied
 from analysis.paired import PairedScores, pair_up
-from analysis.scores import is_bound
+from analysis.scores import bounds
 from analysis.stats import scatter_of_scores
 from analysis.table import RunTable
 from analysis.words import flops as flops_words
-from analysis.words import status_words
+from analysis.words import missing, status_words
 from workbench.positions import FloorScores, PositionScores
 from workbench.seeds import SeedNoise, seed_noise
 
@@ -70,7 +70,12 @@ class Setting:
     @cached_property
     def weak(self) -> bool:
         """Whether an order of one of its runs cannot be told from 0: its scatter is cut off there."""
-        return any(is_bound(run) or not run["brierlm"] > 0 for _, run in self.runs.iterrows())
+        return not self.above_0 or bool(bounds(self.runs).any())
+
+    @cached_property
+    def above_0(self) -> bool:
+        """Whether all its runs have a BrierLM above 0, where it is cut off."""
+        return all(value > 0 for value in self.runs["brierlm"].tolist())
 
     @cached_property
     def best(self) -> pd.Series:
@@ -151,6 +156,11 @@ class Comparison:
         return best_setting(found).best if found else None
 
     @cached_property
+    def rows(self) -> dict[str, Row]:
+        """What says which setting each of ``finals`` is of, by run id: cheaper than rows of a frame."""
+        return {str(row["run_id"]): row for row in setting_rows(self.finals)}
+
+    @cached_property
     def groups(self) -> list[tuple[Key, list[Setting]]]:
         """Settings of the token baselines (None) first, then of each K (or head, ...) in order."""
         found: dict[Key, list[Setting]] = {key: [] for key in (None, *self.dimension.values)}
@@ -175,7 +185,7 @@ def compare(table: RunTable) -> Comparison:
     fingerprint = min(counts, key=lambda f: (-counts[f], f)) if counts else ""
     left_out: list[tuple[str, str]] = []
     keep = []
-    for run in runs[list(_ASKED)].to_dict("records"):
+    for run in rows_of(runs, _ASKED):
         reason = _why_not(run, fingerprint)
         keep.append(not reason)
         if reason:
@@ -191,7 +201,7 @@ def compare(table: RunTable) -> Comparison:
     evaluations = evaluations[
         (evaluations["fingerprint"] == fingerprint) & evaluations["role"].isin(ROLES)
     ].reset_index(drop=True)
-    settings = [Setting(cell.drop_duplicates("seed")) for cell in cells(finals, table.config_columns)]
+    settings = [Setting(_one_a_seed(cell)) for cell in cells(finals, table.config_columns)]
     paired, unpaired = pair_up(table.positions, finals["run_id"])
     noise, is_split = noise_of(settings, paired)
     parameters = _parameters(table, finals)
@@ -222,10 +232,11 @@ def compare(table: RunTable) -> Comparison:
 def noise_of(settings: Sequence[Setting], paired: PairedScores | None) -> tuple[SeedNoise | None, bool]:
     """Noise between seeds and whether it could be split. Settings of which a seed has a BrierLM of 0 say nothing:
     it is cut off there, and two seeds at 0 do not scatter."""
-    clear = [setting for setting in settings if (setting.runs["brierlm"] > 0).all()]
+    clear = [setting for setting in settings if setting.above_0]
     if paired is not None:
         there = [[r for r in setting.run_ids if r in paired.values] for setting in clear]
-        found = seed_noise([paired.of(run_ids) for run_ids in there], paired.clusters)
+        values = [paired.of(run_ids) for run_ids in there]
+        found = seed_noise(values, paired.clusters, linearise=paired.linearise)
         if found is not None:
             return found, True
     return scatter_of_scores([setting.runs["brierlm"].tolist() for setting in clear]), False
@@ -236,6 +247,10 @@ def _left_unpaired(finals: pd.DataFrame, paired: PairedScores | None) -> str:
         return ""
     num = sum(str(run_id) not in paired.values for run_id in finals["run_id"])
     return f"{num} of {len(finals)} runs did not keep their scores position by position" if num else ""
+
+
+def _one_a_seed(cell: pd.DataFrame) -> pd.DataFrame:
+    return cell if cell["seed"].is_unique else cell.drop_duplicates("seed")
 
 
 def cells(runs: pd.DataFrame, columns: Iterable[str]) -> list[pd.DataFrame]:
@@ -252,7 +267,7 @@ def cells(runs: pd.DataFrame, columns: Iterable[str]) -> list[pd.DataFrame]:
 def cell_places(runs: pd.DataFrame, columns: Iterable[str]) -> list[list[int]]:
     """``cells`` as places of rows: a thousand frames take seconds to make."""
     keys = [name for name in columns if name in runs and not is_seed(name)]
-    text = [list(map(repr, runs[c].astype(object).tolist())) for c in ["kind", *keys]]
+    text = [list(map(repr, runs[c].to_numpy(object).tolist())) for c in ["kind", *keys]]
     telling = [values for values in text if len(set(values)) > 1] or text[:1]
     places: dict[tuple[str, ...], list[int]] = {}
     for place, key in enumerate(zip(*telling, strict=True)):
@@ -265,14 +280,14 @@ def _fingerprint_counts(evaluations: pd.DataFrame) -> dict[str, int]:
     return {str(name): int(num) for name, num in counts.items()}
 
 
-def _label(run: Mapping[Hashable, Any] | pd.Series) -> str:
+def _label(run: Mapping[str, Any]) -> str:
     return str(run["name"] or run["run_id"])
 
 
 _ASKED = ("run_id", "name", "role", "status", "reason", "at_budget", "fingerprint", "phase")
 
 
-def _why_not(run: Mapping[Hashable, Any], fingerprint: str) -> str:
+def _why_not(run: Mapping[str, Any], fingerprint: str) -> str:
     """Reason why a run is not among the comparable end points, or an empty string."""
     if run["role"] not in ROLES:
         return "sensitivity check (shown in its own table)"
@@ -291,22 +306,27 @@ def _budgets(runs: pd.DataFrame) -> pd.Series:
     """What each run was given, in words."""
 
     def words(run: Mapping[str, Any]) -> str:
+        if run.get("tokens") == 0:  # imported weights
+            return "unknown training"
         flops, tokens = run.get("train.train_flops"), run.get("train.train_tokens")
         if flops is not None and pd.notna(flops):
             return f"{flops_words(flops)} training FLOPs"
         return f"{int(tokens):,} training tokens" if tokens is not None and pd.notna(tokens) else "not recorded"
 
-    columns = [name for name in ("train.train_flops", "train.train_tokens") if name in runs]
-    rows = runs[columns].astype(object).to_dict("records")
-    return pd.Series([words({str(k): v for k, v in row.items()}) for row in rows], index=runs.index, dtype=object)
+    return pd.Series([words(row) for row in _given(runs)], index=runs.index, dtype=object)
 
 
 def _spent(runs: pd.DataFrame) -> dict[str, float]:
     """How large each budget is, by its words."""
-    columns = [c for c in BUDGETS if c in runs]
-    values = runs[columns].apply(pd.to_numeric, errors="coerce").bfill(axis=1)
-    amounts = values.iloc[:, 0] if columns else pd.Series(0.0, index=runs.index)
-    return {str(k): float(v) for k, v in zip(_budgets(runs), amounts.fillna(0.0), strict=True)}
+    given = [[row[name] for name in BUDGETS if name in row and not missing(row[name])] for row in _given(runs)]
+    amounts = [float(values[0]) if values else 0.0 for values in given]
+    return dict(zip(_budgets(runs).tolist(), amounts, strict=True))
+
+
+def _given(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """The columns of ``BUDGETS`` that are there, and the tokens that were trained on, run by run."""
+    names = (*BUDGETS, "tokens")
+    return [{name: row[name] for name in names if name in row} for row in rows_of(runs, names)]
 
 
 def _one_group(
@@ -322,9 +342,12 @@ def _one_group(
         return runs, ""
     counts, sizes = key.value_counts(), size or {}
     chosen = min(counts.index, key=lambda value: (-counts[value], -sizes.get(str(value), 0.0), str(value)))
-    for _, run in runs[key != chosen].iterrows():
-        left_out.append((_label(run), reason.format(key[run.name], chosen)))
-    return runs[key == chosen], str(chosen)
+    others = key != chosen
+    if not others.any():
+        return runs, str(chosen)
+    for run, own in zip(rows_of(runs[others], ("name", "run_id")), key[others].tolist(), strict=True):
+        left_out.append((_label(run), reason.format(own, chosen)))
+    return runs[~others], str(chosen)
 
 
 def _parameters(table: RunTable, finals: pd.DataFrame) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.files_written import require_format
 from analysis.frontier import KINDS, frontier
 from analysis.naming import ROLES
 from workbench.errors import OutputError
@@ -62,12 +63,14 @@ def read_digest(folder: Path | str) -> Digest:
     """Of the report in ``folder``, as ``analysis.report.write_report`` leaves it. Where a study has several texts
     or evaluations, of the fingerprint with the most completed runs.
 
-    Raises OutputError where ``folder`` holds no report."""
+    Raises OutputError where ``folder`` holds no report, or a newer version's."""
     folder = Path(folder)
     try:
         html = (folder / "report.html").read_text(encoding="utf-8")
-        runs = pd.read_parquet(folder / "data" / "runs.parquet")
-        evaluations = pd.read_parquet(folder / "data" / "evaluations.parquet")
+        runs, evaluations = (
+            require_format(pd.read_parquet(path), str(path))
+            for path in (folder / "data" / f"{name}.parquet" for name in ("runs", "evaluations"))
+        )
     except (OSError, ValueError) as error:
         raise OutputError(f"{folder} holds no report ({error}); write one with: calm report") from None
     counts = {str(status): int(num) for status, num in runs["status"].value_counts().items()}

@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.external_values import Column, is_empty, numbers, words
+from analysis.files_written import require_format
 from analysis.frontier import AXES, KINDS
 from analysis.rows import EVALUATION_COLUMNS, typed
 from workbench.errors import StudyError
@@ -142,7 +143,7 @@ def _read(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:  # of parser, decoding and pyarrow
         words_ = " ".join(str(error).split())[:200]
         raise StudyError(f"{path.name} cannot be read as {kind} ({words_}); save it as {kind} again") from None
-    return raw.reset_index(drop=True)
+    return require_format(raw.reset_index(drop=True), path.name)
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

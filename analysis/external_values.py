@@ -84,8 +84,9 @@ def is_empty(cell: Any) -> bool:
 
 
 def _number(cell: Any) -> float | None:
-    """None where it is none; ``1_000`` and yes or no are none, though Python takes them for one."""
-    if isinstance(cell, bool) or (isinstance(cell, str) and "_" in cell):
+    """None where it is none; ``1_000``, yes or no and a list of one are none, though Python takes them for one."""
+    listed = not pd.api.types.is_scalar(cell)
+    if listed or isinstance(cell, bool) or (isinstance(cell, str) and "_" in cell):
         return None
     try:
         return float(cell)
@@ -104,4 +105,4 @@ def _within(value: float, column: Column) -> bool:
 
 def _shown(cell: Any) -> Any:
     """As a reader wrote it, without numpy's type around it."""
-    return cell.item() if hasattr(cell, "item") else cell
+    return cell.tolist() if hasattr(cell, "tolist") else cell

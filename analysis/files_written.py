@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +15,14 @@ from analysis.samples import visible_whole
 from analysis.style import Picture
 from analysis.table import RunTable
 from analysis.words import Table, to_latex
+from workbench import formats, modes
 from workbench.errors import OutputError
-from workbench.files import FORMULA, spreadsheet_text, writable_folder
+from workbench.files import FORMULA, cannot_write, spreadsheet_text, writable_folder
 
 HTML = "report.html"
 PARTS = (HTML, "figures", "data", "tables", "runs")
+FORMAT = "table_format"
+"""Last column of every file under data/: the number of its format (``workbench.formats``)."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +58,33 @@ def write_content(content: Content, folder: Path) -> Path:
     """Swap the report in at ``folder``; the path of its page.
 
     Raises OutputError where nothing can be written or ``folder`` holds something that is not a report."""
-    refuse_foreign(folder)
+    require_place(folder)
     _swap_in(folder, lambda temporary: _write_parts(temporary, content))
     return folder / HTML
 
 
-def refuse_foreign(folder: Path) -> None:
-    """A full folder that holds no report is somebody's own: it must not be replaced."""
+def require_place(folder: Path) -> None:
+    """Raises OutputError where a report cannot be written to ``folder``; makes nothing.
+
+    A full folder that holds no report is somebody's own: it must not be replaced."""
     if folder.is_dir() and not (folder / HTML).exists() and any(folder.iterdir()):
         raise OutputError(f"{folder} is not empty and holds no {HTML}; choose another folder with --out")
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; a folder for the report is wanted: choose another with --out")
+    above = next(path for path in folder.parents if os.path.lexists(path))
+    for place in (above, folder) if folder.is_dir() else (above,):
+        writable_folder(place)
+    try:
+        os.lstat(_beside(folder, "12345678"))
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:  # too long a name
+        raise cannot_write(folder, error) from None
+
+
+def _beside(folder: Path, ending: str) -> Path:
+    """Where a report is written before it is swapped in; ``new_folder`` ends it with eight letters."""
+    return folder.with_name(f".{folder.name}.{ending}")
 
 
 def _write_parts(folder: Path, content: Content) -> None:
@@ -85,11 +103,26 @@ def _write_parts(folder: Path, content: Content) -> None:
     for item in content.tables:
         (folder / "tables" / f"{item.name}.tex").write_text(to_latex(item), encoding="utf-8")
     for name, frame in content.frames.items():
-        plain_frame = storable(frame)
+        plain_frame = storable(frame).assign(**{FORMAT: formats.TABLE})
         guarded(plain_frame).to_csv(folder / "data" / f"{name}.csv", index=False, lineterminator="\n")
         plain_frame.to_parquet(folder / "data" / f"{name}.parquet", index=False)
     for name, page in content.pages.items():
         (folder / "runs" / name).write_text(page, encoding="utf-8")
+
+
+def require_format(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A table that was read back, without its number; one without a number is somebody's own, or from before there
+    were any.
+
+    Raises OutputError where a newer version wrote it, or its number is none."""
+    if FORMAT not in frame:
+        return frame
+    for found in frame[FORMAT].dropna().unique():
+        text = str(found).removesuffix(".0")
+        if text == "":  # a row that somebody added
+            continue
+        formats.REPORT_TABLE.check(int(text) if text.isdecimal() else found, f"{name}, column {FORMAT}")
+    return frame.drop(columns=FORMAT)
 
 
 def guarded(frame: pd.DataFrame) -> pd.DataFrame:
@@ -124,7 +157,7 @@ def storable(frame: pd.DataFrame) -> pd.DataFrame:
 def _swap_in(folder: Path, write: Callable[[Path], None]) -> None:
     """Write into a folder beside ``folder``, then put it in its place. What else lay in the old one is kept."""
     writable_folder(folder.parent)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    temporary = modes.new_folder(folder.parent, _beside(folder, "").name)
     fresh, old = temporary / "new", temporary / "old"
     try:
         fresh.mkdir()

@@ -70,7 +70,8 @@ def pareto(cost: Sequence[float], score: Sequence[float], *, same_cost: float = 
 def frontier(evaluations: pd.DataFrame, *, cost: str = "train_flops", kind: str = "constant") -> pd.DataFrame:
     """Frontier points of one kind, cheapest first. Points with a BrierLM of 0 are left out: the score is
     cut off there, and the cheapest such point would be on every frontier. So are points of which only an upper
-    bound is known (an order within three of its errors of 0).
+    bound is known (an order within three of its errors of 0), and those without a known cost (of imported weights,
+    0), which would be cheaper than any other.
 
     Raises ValueError where fingerprints are mixed: scores on other positions are another quantity."""
     if kind not in KINDS:
@@ -78,7 +79,7 @@ def frontier(evaluations: pd.DataFrame, *, cost: str = "train_flops", kind: str 
     if evaluations["fingerprint"].nunique() > 1:
         raise ValueError("evaluations of several fingerprints cannot share a frontier")
     known = (evaluations["brierlm"] > 0) & (evaluations["weak_orders"].fillna("") == "")
-    points = evaluations[(evaluations["phase"] == kind) & known]
+    points = evaluations[(evaluations["phase"] == kind) & known & (evaluations[cost] > 0)]
     points = points[pareto(points[cost].tolist(), points["brierlm"].tolist(), same_cost=SAME_COST)]
     return points.sort_values([cost, "run_id"], kind="stable").reset_index(drop=True)
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.words import MISSING, missing, plain, value_words
@@ -34,17 +35,44 @@ def is_seed(name: str) -> bool:
     return name == "seed" or name.endswith(".seed") or name.startswith(("runtime.", "eval."))
 
 
-def idle(run: Run) -> set[str]:
+class Row(dict[str, Any]):
+    """A run's fields by name."""
+
+    @cached_property
+    def idle(self) -> frozenset[str]:
+        """``idle``, asked for once: names are made of hundreds of fields of the same run."""
+        return _idle_beside(self)
+
+
+def rows_of(runs: pd.DataFrame, columns: Collection[str] | None = None) -> list[Row]:
+    """The table row by row, with ``columns`` (those that it has) only. What ``to_dict`` takes long for."""
+    names = [str(name) for name in runs.columns if columns is None or name in columns]
+    values = [_native(runs[name]) for name in names]
+    return [Row(zip(names, row, strict=True)) for row in zip(*values, strict=True)] or [Row() for _ in runs.index]
+
+
+def _native(column: pd.Series) -> list[Any]:
+    """A column's values, numbers as Python's."""
+    if column.dtype != object:
+        return column.tolist() if column.dtype.kind in "biuf" else column.to_numpy(object).tolist()
+    return [value.item() if isinstance(value, np.generic) else value for value in column.tolist()]
+
+
+def idle(run: Run) -> frozenset[str]:
     """Fields of a run that have no effect beside its others."""
+    return run.idle if isinstance(run, Row) else _idle_beside(run)
+
+
+def _idle_beside(run: Run) -> frozenset[str]:
     kind = run.get(HEAD)
     head = str(run.get("head") if missing(kind) else kind)
     section = HEAD_SECTIONS.get(head)
     own = _given(run, _OWN, section.model_fields) if section is not None else {}
     optim = _given(run, "optim.", OptimConfig.model_fields)
     try:
-        return set(_idle(head, tuple(own.items()), tuple(optim.items())))
+        return _idle(head, tuple(own.items()), tuple(optim.items()))
     except TypeError:  # a value that cannot be hashed
-        return set(_idle.__wrapped__(head, tuple(own.items()), tuple(optim.items())))
+        return _idle.__wrapped__(head, tuple(own.items()), tuple(optim.items()))
 
 
 @lru_cache(maxsize=4096)
@@ -73,18 +101,18 @@ def applies(run: Run, name: str) -> bool:
 
 def values_of(runs: pd.DataFrame, name: str) -> pd.Series:
     """A parameter's values, None where it does not apply."""
-    found = [run[name] if applies(run, name) else None for run in _rows(runs)]
+    found = [run[name] if applies(run, name) else None for run in setting_rows(runs)]
     return pd.Series(found, index=runs.index, dtype=object)
 
 
-def _rows(runs: pd.DataFrame) -> list[dict[str, Any]]:
-    columns = [c for c in runs.columns if c in _IDENTITY or c.startswith(_CONFIGURED)]
-    return [{str(name): value for name, value in row.items()} for row in runs[columns].to_dict("records")]
+def setting_rows(runs: pd.DataFrame) -> list[Row]:
+    """What says which setting a run is of."""
+    return rows_of(runs, [c for c in runs.columns if c in _IDENTITY or c.startswith(_CONFIGURED)])
 
 
 def varied(calm: pd.DataFrame, columns: Iterable[str]) -> list[str]:
     """Fields that differ between CALM runs; those of a head where runs with the same head differ."""
-    skip, rows = ("train.train_", "runtime.", "eval."), _rows(calm)
+    skip, rows = ("train.train_", "runtime.", "eval."), setting_rows(calm)
     names = [name for name in columns if name in calm and not is_seed(name) and not name.startswith(skip)]
     return [name for name in names if _differs(rows, name)]
 
@@ -134,7 +162,7 @@ def setting_names(runs: pd.DataFrame, parameters: Sequence[str], columns: Iterab
     named: dict[str, list[str]] = {}
     fields = [name for name in columns if name in runs and not is_seed(name)]
     stated = [name for name in parameters if name in runs]
-    rows = _rows(runs)
+    rows = setting_rows(runs)
     for kind in dict.fromkeys(row["kind"] for row in rows):
         everyone = [row for row in rows if row["kind"] == kind]
         mine = [row for row in everyone if row["role"] in ROLES]

@@ -26,6 +26,7 @@ _BETWEEN = "\x1f"
 """What no text should hold that is shown."""
 _TEMPLATES = Path(__file__).parent / "templates"
 _COLOUR = re.compile(r"(?<=: )#([0-9a-f]{6})\b")
+_CODE = re.compile(r"(?<![\w`])`([^`\n]+)`(?![\w`])")
 _DARK = "--ink: #e6e8ec; --soft: #a4abb8; --line: #363b45; --accent: #ef7a6d; --tint: #1d2128; --page: #14171c;"
 _DARK += " --link: #8db8f2; --warn: #2d1a18; --focus: #8db8f2;"
 _DARK_K = {"440154": "#c79bf2", "31688e": "#6aa8e6", "20a386": "#2fcba6", "b5a100": "#e6d34a", "d95f02": "#ff9350"}
@@ -81,6 +82,11 @@ def cells(table: Table) -> list[Markup]:
             parts.append(f"{opening}{inner}</td>")
         rows.append(Markup("".join(parts)))
     return rows
+
+
+def with_code(text: str) -> Markup:
+    """Prose, escaped, with what stands between backticks as code."""
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
 
 
 def _escaped(texts: list[str]) -> list[str]:
@@ -143,13 +149,15 @@ def _policy(script: str) -> str:
 
 @cache
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["with_code"] = with_code
+    return environment
 
 
 def _oklab(colour: str) -> tuple[float, float, float]:

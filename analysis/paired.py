@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workbench.errors import RunError
+from workbench.given_files import require_regular
 from workbench.pairs import align
 from workbench.positions import FLOORS, POSITIONS, FloorScores, PositionScores, read_floors, read_positions
 from workbench.records import RunRecord
@@ -85,6 +86,7 @@ def _floors(folder: Path, scores: PositionScores, known: dict[bytes, FloorScores
 
 def _bytes(path: Path) -> bytes:
     try:
+        require_regular(path)
         return path.read_bytes()
     except OSError:
         return b""  # the reader says what is wrong

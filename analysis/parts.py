@@ -1,6 +1,6 @@
 """What one topic gives to a report: pictures, tables and sentences, ready to be placed."""
 
-from __future__ import annotations
+# annotations are not postponed: those that a subclass inherits are read where Table is no name
 
 from dataclasses import dataclass, field
 

@@ -23,9 +23,12 @@ from analysis.correlation import details as correlation_details
 from analysis.differences import differences_section
 from analysis.downstream import Downstream, downstream
 from analysis.external import published, read_external
-from analysis.files_written import HTML, Content, refuse_foreign, table_frames, write_content
+from analysis.failures import failures_section
+from analysis.failures import sentence as sentence_of_lost
+from analysis.files_written import HTML, Content, require_place, table_frames, write_content
 from analysis.page import render
 from analysis.pages import page_names, run_pages
+from analysis.places import keep_owner, place_beside
 from analysis.power_law_report import PowerLawParts, power_law_section_parts
 from analysis.scaling_report import ScalingParts, scaling_parts
 from analysis.sections import Section
@@ -73,16 +76,21 @@ def write_reports(
     """A report for each study (default: all under ``home``).
 
     One study goes to ``out`` itself, several to a folder each below it; without ``out`` to
-    ``reports/STUDY`` beside ``home``. ``external``: files with anybody's results, shown beside the study's;
-    ``reload``: seconds after which the page loads itself again. Raises StudyError for an unknown study and
-    OutputError where nothing can be written or ``out`` holds something that is not a report."""
+    ``reports/STUDY`` beside ``home`` (``analysis.places``). ``external``: files with anybody's results, shown
+    beside the study's; ``reload``: seconds after which the page loads itself again. Raises StudyError for an
+    unknown study and OutputError where nothing can be written or ``out`` holds something that is not a report."""
     home = Path(home).resolve()
     chosen = choose_studies(home, studies)
-    frames = _read_external(external)  # before anything slow: a wrong file is said at once
+    places = {name: _place(home, name, out, alone=len(chosen) == 1) for name in chosen}
+    for folder, _ in places.values():  # before anything slow: what cannot be is said at once
+        require_place(folder)
+    frames = _read_external(external)
     written = []
-    for name in chosen:
-        folder = report_folder(home, name, out, alone=len(chosen) == 1)
-        written.append(write_report(home, name, folder, external=frames, reload=reload))
+    for name, (folder, note) in places.items():
+        made = write_report(home, name, folder, external=frames, reload=reload)
+        if out is None:
+            keep_owner(home, folder)
+        written.append(replace(made, warnings=[*made.warnings, *([note] if note else [])]))
     return written
 
 
@@ -95,17 +103,19 @@ def _read_external(paths: Sequence[Path]) -> list[pd.DataFrame]:
     return [read_external(path) for path in paths]
 
 
-def report_folder(home: Path, study: str, out: Path | str | None, *, alone: bool) -> Path:
-    """Where the report of one study goes."""
-    base = home.parent / "reports" if out is None else Path(out).resolve()
-    return base if out is not None and alone else base / study
+def _place(home: Path, study: str, out: Path | str | None, *, alone: bool) -> tuple[Path, str | None]:
+    """Where the report of one study goes, and what is to be said of it."""
+    if out is None:
+        return place_beside(home, study)
+    base = Path(out).resolve()
+    return base if alone else base / study, None
 
 
 def write_report(
     home: Path, study: str, folder: Path, *, external: Sequence[pd.DataFrame] = (), reload: int | None = None
 ) -> Written:
     """Build the report of one study and swap it in at ``folder``."""
-    refuse_foreign(folder)
+    require_place(folder)
     with rare_collections():
         table = load_runs(home, [study])
         html = write_content(build(table, study, external=external, reload=reload), folder)
@@ -176,6 +186,7 @@ SECTIONS: list[Maker] = [
     _of_shown(lambda f: sections.orders_section(f.comparison, f.shown.places, f.shown.floors)),
     _of_shown(lambda f: sections.cost_section(f.comparison)),
     _of_shown(lambda f: sections.checks_section(f.table, f.comparison)),
+    lambda f: failures_section(f.table, f.parts),
     lambda f: linked(sections.runs_section(f.table, f.parts), f.table.runs),
     lambda f: sections.rules_section(f.table, f.parts, f.shown),
     lambda f: _environment_section(f.table),
@@ -338,7 +349,8 @@ def with_summary(verdict: Verdict, found: Found) -> Verdict:
     summary = summarise(
         found.parts, found.comparison, found.budgets, found.powers, found.scaling, found.autoencoders
     )
-    return replace(verdict, findings=summary.findings, caveats=summary.caveats)
+    lost = sentence_of_lost(found.table.runs)
+    return replace(verdict, findings=summary.findings, caveats=[*([lost] if lost else []), *summary.caveats])
 
 
 # ---------------------------------------------------------------------------- words

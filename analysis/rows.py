@@ -102,6 +102,7 @@ def text_names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """``shakespeare, byte`` for each flattened configuration: corpus (of a path its last part) and tokenizer.
     Where configurations of that name differ in something else under ``data``, that is added
     (``shakespeare, bpe, vocab_size 2048``)."""
+    configs = [placeless(config) for config in configs]
     short = [_short_text(config) for config in configs]
     varying: dict[str, list[str]] = {}
     for name in dict.fromkeys(short):
@@ -112,6 +113,17 @@ def text_names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         ", ".join([name, *(f"{key.rsplit('.', 1)[-1]} {config.get(key)}" for key in varying[name])])
         for config, name in zip(configs, short, strict=True)
     ]
+
+
+def placeless(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A flattened configuration without where its tokenizer lies, if the file's content is known: that is no part
+    of an experiment, and imported weights keep a copy of their own (``workbench.released``)."""
+    if not config.get("data.tokenizer.sha256"):
+        return config
+    return {name: value for name, value in config.items() if name not in PLACE}
+
+
+PLACE = ("data.tokenizer.name", "data.tokenizer.revision")
 
 
 def _short_text(config: Mapping[str, Any]) -> str:

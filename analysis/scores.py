@@ -25,8 +25,10 @@ def is_bound(row: pd.Series | Mapping[Hashable, Any]) -> bool:
 
 def bounds(rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
     """(n,) ``is_bound`` of every row."""
-    columns = [name for name in ("weak_orders", "brierlm_high") if name in rows]
-    return np.asarray([is_bound(row) for row in rows[columns].to_dict("records")], dtype=bool)
+    if "weak_orders" not in rows or "brierlm_high" not in rows:
+        return np.zeros(len(rows), dtype=bool)
+    pairs = zip(rows["weak_orders"].tolist(), rows["brierlm_high"].tolist(), strict=True)
+    return np.asarray([is_bound({"weak_orders": weak, "brierlm_high": high}) for weak, high in pairs], dtype=bool)
 
 
 def score_words(row: pd.Series | Mapping[Hashable, Any]) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -107,9 +108,11 @@ def render(figure: Figure, name: str, title: str, text: str, *, data: str = "") 
     """SVG text, PNG bytes and, within ``paper_figures.paper()``, files for a paper; no dates or versions. The
     figure is spent afterwards."""
     svg, png = io.StringIO(), io.BytesIO()
-    figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+    usual, figure.dpi = figure.dpi, DPI  # by the canvases: savefig draws each twice
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
     figure.set_layout_engine("none")  # keep what was laid out: laying out again takes as long as drawing
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": None})
+    figure.dpi = usual
     content = "\n".join(line.rstrip() for line in svg.getvalue().splitlines()) + "\n"
     small = figure.get_figwidth() < WIDE[0]
     return Picture(name, title, text, content, png.getvalue(), small, paper_files(figure, small=small), data)

@@ -7,6 +7,7 @@ per cent, cross-entropy in nats per token, compute in FLOPs as executed.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ import yaml
 from analysis.config_reading import read_yaml
 from analysis.naming import HEAD, setting_names, varied
 from analysis.paired import read_scores
+from analysis.plausible import implausible
 from analysis.rows import (
     AUTOENCODER_COLUMNS,
     BOTTLENECK_COLUMNS,
@@ -33,14 +35,16 @@ from analysis.rows import (
     evaluation_rows,
     floor_rows,
     kl_rows,
+    placeless,
     run_row,
     text_names,
     typed,
 )
 from analysis.rows_sampling import call_rows, sample_rows, tradeoff_rows
-from workbench import files, records
+from workbench import files, formats, records
 from workbench.config_file import flatten
 from workbench.errors import RunError, StudyError
+from workbench.given_files import is_text, read_text
 from workbench.positions import FloorScores, PositionScores
 
 SINGLE = "single"
@@ -142,26 +146,41 @@ def known_studies(home: Path | str) -> list[str]:
         for folder in home.iterdir()
         if folder.is_dir()
         and not folder.name.startswith(".")
+        and is_text(folder.name)
         and ((folder / "study.json").exists() or any(folder.glob(f"*/{records.RECORD}")))
     )
 
 
 def choose_studies(home: Path | str, wanted: list[str] | None = None) -> list[str]:
-    """The studies to report on: those named, otherwise all but the runs outside studies.
+    """The studies to report on: those named, otherwise all but the runs outside studies. As elsewhere a launch is
+    named itself, or by its study's name where that has one launch only.
 
-    Raises StudyError, listing what there is, for an unknown name or an empty home."""
+    Raises StudyError, listing what there is, for an unknown name, one of several launches or an empty home."""
     known = known_studies(home)
-    for name in wanted or []:
-        if name not in known:
-            raise StudyError(
-                f"no study {name!r} under {home}; known: {', '.join(known) or 'none'}; "
-                "`calm study run NAME` makes one"
-            )
-    chosen = list(dict.fromkeys(wanted)) if wanted else [name for name in known if name != SINGLE]
+    named = [_launch_named(Path(home), name, known) for name in wanted or []]
+    chosen = list(dict.fromkeys(named)) or [name for name in known if name != SINGLE]
     if not chosen:
         extra = f" (runs outside studies: `calm report {SINGLE}`)" if SINGLE in known else ""
         raise StudyError(f"no study under {home}{extra}; `calm study run NAME` makes one")
     return chosen
+
+
+def _launch_named(home: Path, name: str, known: list[str]) -> str:
+    if name in known:
+        return name
+    study_of = {launch: _read_study(home / launch, []).spec.get("study") for launch in known}
+    launches = [launch for launch, study in study_of.items() if study == name]
+    if len(launches) > 1:
+        raise StudyError(f"study {name} has several launches in {home}: {', '.join(launches)}; name one")
+    if launches:
+        return launches[0]
+    names = [*known, *(study for study in study_of.values() if isinstance(study, str))]
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise StudyError(
+        f"no study {name!r} under {home}; {hint}known: {', '.join(known) or 'none'}; "
+        "`calm study run NAME` makes one"
+    )
 
 
 def load_runs(home: Path | str, studies: list[str] | None = None) -> RunTable:
@@ -238,8 +257,9 @@ def _read_study(folder: Path, warnings: list[str]) -> StudyInfo:
             continue
         try:
             value = files.read_json(folder / part)
-            content[part] = value if isinstance(value, dict) else {}
-        except (OSError, ValueError) as error:
+            value = value if isinstance(value, dict) else {}
+            content[part] = formats.STUDY_FILE.read(value, part) if part == "study.json" else value
+        except (OSError, ValueError, StudyError) as error:
             warnings.append(f"{folder.name}/{part} cannot be read: {_one_line(error, folder)}")
     return StudyInfo(folder.name, content["study.json"], content["summary.json"])
 
@@ -247,9 +267,15 @@ def _read_study(folder: Path, warnings: list[str]) -> StudyInfo:
 def _load_folder(root: Path, study: str, warnings: list[str]) -> list[Loaded]:
     loaded = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        if not is_text(folder.name):
+            warnings.append(f"{study}: a folder was left out, because its name is not UTF-8: {folder.name!r}")
+            continue
         if not (folder / records.RECORD).exists():
             if (folder / records.CONFIG).exists():
                 warnings.append(f"{study}/{folder.name} was left out: it has no {records.RECORD}")
+            continue
+        if (folder / records.RERUN).exists():  # equal bits are no second seed
+            warnings.append(f"{study}/{folder.name} was left out: it repeats another run (calm rerun)")
             continue
         try:
             loaded.append(replace(_load_run(folder, study), samples=_read_samples(folder, study, warnings)))
@@ -260,19 +286,24 @@ def _load_folder(root: Path, study: str, warnings: list[str]) -> list[Loaded]:
 
 def _load_run(folder: Path, study: str) -> Loaded:
     record = records.read_record(folder)
-    tree = read_yaml((folder / records.CONFIG).read_text(encoding="utf-8"))
+    tree = read_yaml(read_text(folder / records.CONFIG))
     if not isinstance(tree, dict):
         raise ValueError(f"{records.CONFIG} is not a mapping")
+    tree = formats.CONFIG.read(tree, records.CONFIG)
     if record.kind == "baseline":
         tree.pop("autoencoder", None)
     config = {name: _scalar(value) for name, value in flatten(tree).items() if name not in CONFIG_IGNORED}
+    evaluations = records.read_evaluations(folder)
+    autoencoder = records.read_autoencoder_report(folder)
+    if (wrong := implausible(record, evaluations, autoencoder, config)) is not None:
+        raise ValueError(f"its files are damaged: {wrong}")
     return Loaded(
         study=study,
         folder=folder.name,
         record=record,
         config=config,
-        evaluations=records.read_evaluations(folder),
-        autoencoder=records.read_autoencoder_report(folder),
+        evaluations=evaluations,
+        autoencoder=autoencoder,
     )
 
 
@@ -280,7 +311,7 @@ def _read_samples(folder: Path, study: str, warnings: list[str]) -> list[records
     """To look at only: a run whose texts cannot be read is as good as any other."""
     try:
         return records.read_samples(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RunError) as error:
         name = f"{study}/{folder.name}: its sampled texts are left out, because"
         warnings.append(f"{name} {records.SAMPLES} cannot be read: {_one_line(error, folder)}")
         return []
@@ -298,6 +329,7 @@ def _scalar(value: Any) -> Any:
 
 def _config_columns(configs: list[dict[str, Any]], searched: list[str]) -> list[str]:
     """Columns that vary, are searched or always matter, in the order of the configuration."""
+    configs = [dict(placeless(config)) for config in configs]
     order = dict.fromkeys(name for config in configs for name in config)
     columns = []
     for name in order:

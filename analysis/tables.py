@@ -311,7 +311,7 @@ def environment_table(environments: dict[str, dict[str, Any]]) -> Table:
     collected: dict[str, dict[str, int]] = {}
     for environment in environments.values():
         versions = environment.get("versions")
-        flat = {k: v for k, v in environment.items() if k != "versions"}
+        flat = {k: v for k, v in environment.items() if k not in ("versions", "earlier")}
         if isinstance(versions, dict):
             flat.update(versions)
         for key, value in flat.items():

@@ -14,8 +14,9 @@ import pandas as pd
 
 from analysis import plots, report, style, tables
 from analysis.comparison import ROLES, compare
-from analysis.files_written import Content, table_frames, write_content
+from analysis.files_written import Content, require_place, table_frames, write_content
 from analysis.page import render
+from analysis.places import keep_owner, place_beside
 from analysis.scores import bound_note, score_words
 from analysis.sections import Section
 from analysis.table import RunTable, choose_studies, load_runs
@@ -47,11 +48,14 @@ def write_together(home: Path | str, studies: list[str] | None, out: Path | str 
             f"--together compares several studies, given {listed(chosen)}; name at least two: "
             "`calm report A B --together`"
         )
-    folder = home.parent / "reports" / "together" if out is None else Path(out).resolve()
+    folder, note = place_beside(home, "together") if out is None else (Path(out).resolve(), None)
+    require_place(folder)  # before anything slow
     members = [_member(home, name) for name in chosen]
     everything = load_runs(home, chosen)
     html = write_content(build(members, everything), folder)
-    return report.Written(" and ".join(chosen), html, everything.warnings)
+    if out is None:
+        keep_owner(home, folder)
+    return report.Written(" and ".join(chosen), html, [*everything.warnings, *([note] if note else [])])
 
 
 def _member(home: Path, name: str) -> Member:

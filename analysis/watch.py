@@ -9,6 +9,9 @@ from pathlib import Path
 
 from analysis.table import choose_studies
 from workbench import records
+from workbench.errors import RunError
+from workbench.given_files import read_text
+from workbench.tracking_schema import effective_status
 
 EVERY = 30.0
 """Seconds between two looks, and after which the page loads itself again."""
@@ -84,15 +87,23 @@ def _finished(folder: Path) -> bool:
     for run in _runs(folder):
         path = run / records.RECORD
         try:
-            status = json.loads(path.read_text(encoding="utf-8")).get("status")
+            status = json.loads(read_text(path)).get("status")
             last = max(last, path.stat().st_mtime_ns)
         except (OSError, ValueError, AttributeError):
             continue  # being written, or damaged: the report says so
-        if status == "running":
+        if status == "running" and not _abandoned(run):
             return False
     if not (folder / "study.json").exists():
         return True
     try:
         return (folder / "summary.json").stat().st_mtime_ns >= last
     except OSError:
+        return False
+
+
+def _abandoned(run: Path) -> bool:
+    """Whether a run says that it goes on, and its process is no more."""
+    try:
+        return effective_status(run, records.read_record(run)) != "running"
+    except RunError:
         return False

@@ -6,31 +6,36 @@ The launcher looks at the storage once a second; it trains nothing itself.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Literal
 
-from studies import plan, progress, storage
-from studies.delivery import Delivery
+import optuna
+from optuna.trial import TrialState
+
+from studies import database, plan, presence, progress, storage
+from studies.crew import Crew
+from studies.delivery import Delivery, deliver_left
 from studies.display import Display
-from studies.prepare import SPEC, Options, prepare, write_study_file
-from studies.staffing import Split, Staffing, choose_staffing, worker_environment
+from studies.hanging import hurry
+from studies.prepare import SPEC, Options, prepare, read_study_file, write_study_file
+from studies.staffing import Staffing, choose_staffing
 from studies.storage import Launch
-from studies.worker import EXIT_INTERRUPTED, EXIT_USER
-from workbench import files
+from workbench import interruption, processes
 from workbench.errors import StudyError
 from workbench.home import Home
-from workbench.tracking import NullTracker, Tracker, open_tracker
+from workbench.tracking import Tracker, open_tracker
 
 POLL_SECONDS = 1.0
-RESTARTS = 3
-"""Crashed worker processes that are replaced, in all."""
-STOP_SECONDS = 60.0
-"""What an interrupted worker gets to write its checkpoint."""
+INTERRUPTED_SECONDS = 3.0
+"""What the last delivery to the tracking server gets after an interruption; the rest is for the next start."""
+HURRIED_SECONDS = 0.5
+"""The same, where the workers have taken LEAVE_SECONDS to save and leave."""
+LEAVE_SECONDS = 8.5
+"""After a signal; with the end of the process, ten seconds in all."""
+
+Left = Literal["done", "interrupted", "now"]
 
 
 @dataclass(frozen=True)
@@ -44,21 +49,31 @@ class Result:
 def run(options: Options, home: Home, display: Display) -> Result:
     """Launch or resume, and stay until the study is finished or interrupted.
 
-    Raises StudyError, ConfigError, TrackingError; also where a trial met a mistake of the user."""
+    Raises StudyError, ConfigError, TrackingError, OutputError; also where a trial met a mistake of the user."""
+    try:
+        return _opened(options, home, display)
+    except database.UNAVAILABLE as error:
+        url = options.storage or (read_study_file(home, options.name) or {}).get("storage") or home.optuna_url
+        raise database.unusable(url, error, "the same command continues") from None
+
+
+def _opened(options: Options, home: Home, display: Display) -> Result:
     with contextlib.ExitStack() as stack:
 
-        def connect(name: str, uri: str | None) -> Tracker:
-            return stack.enter_context(contextlib.closing(open_tracker(uri, experiment=name, home=home)))
+        def connect(name: str, uri: str | None, *, later: bool = False) -> Tracker:
+            tracker = open_tracker(uri, experiment=name, home=home, later=later)
+            return stack.enter_context(contextlib.closing(tracker))
 
         opened: list[Tracker] = []  # a tracking server that does not answer must leave no launch behind
         launch, stored = prepare(options, home, lambda name: opened.append(connect(name, options.tracking_uri)))
-        display.name = launch.name
+        display.name, display.folder = launch.name, launch.folder
         if plan.is_finished(launch.spec, launch.search, launch.cells):
             if not (launch.folder / progress.SUMMARY).exists():
                 progress.write_summary(launch)
+            deliver_left(launch, options.tracking_uri or (stored or {}).get("tracking_uri"), display.note)
             return Result(launch, progress.snapshot(launch), already_finished=True)
         uri = options.tracking_uri or (stored or {}).get("tracking_uri")
-        tracker = opened[0] if opened else connect(launch.name, uri)
+        tracker = opened[0] if opened else connect(launch.name, uri, later=True)  # what was begun goes on
         staffing = choose_staffing(
             launch.spec,
             home,
@@ -75,122 +90,104 @@ def _run(launch: Launch, options: Options, tracker: Tracker, staffing: Staffing,
     write_study_file(launch, options.tracking_uri, staffing)
     launch.search.set_user_attr("staffing", staffing.to_dict())
     launch.search.set_user_attr("abort", "")
-    launch.search.set_user_attr("session", time.time())
-    parent = _tracking_parent(launch, tracker, options.tracking_uri)
+    launch.search.set_user_attr("old_failures", _failures(launch))
     crew = Crew(launch, options, staffing.split)
-    with Delivery(launch, tracker, parent), display:
-        interrupted = watch(launch, crew, display)
+    here = {**processes.this_process(), "index": presence.LAUNCHER}
+    with Delivery(launch, tracker) as delivery, display, presence.present(launch.folder, here):
+        left, asked_at = watch(launch, crew, display)
+        if left != "done":
+            delivery.leave_within(0.0 if left == "now" else last_delivery(time.monotonic() - asked_at))
+    try:
+        return _result(launch, crew, options, delivery, left)
+    except database.UNAVAILABLE as error:
+        if left == "done" or display.state is None:
+            raise
+        display.note(
+            f"storage {database.masked(launch.url)} does not answer ({database.first_line(error)}); trials that "
+            "could not be given back are queued again when it does, by whoever goes on with the study"
+        )
+        return Result(launch, display.state, interrupted=True)
+
+
+def last_delivery(waited: float) -> float:
+    """Seconds that the tracking server gets, ``waited`` seconds after the signal."""
+    return min(max(LEAVE_SECONDS - waited, HURRIED_SECONDS), INTERRUPTED_SECONDS)
+
+
+def _result(launch: Launch, crew: Crew, options: Options, delivery: Delivery, left: Left) -> Result:
+    """What has become of the study, now that the workers are gone; the tracking server is told."""
     launch = replace(launch, spec=storage.stored_spec(launch.search))
-    message = launch.search.user_attrs.get("abort")
+    message = launch.search.user_attrs.get("abort") or crew.last_error()
     if message:
+        delivery.stop("FAILED")
         raise StudyError(message)
     state = progress.snapshot(launch)
-    if interrupted:
+    if left != "done":
+        if not _others_work(state):
+            delivery.stop()
         return Result(launch, state, interrupted=True)
+    if not state.finished and options.only_queued and not state.open:
+        delivery.stop("FINISHED")
+        return Result(launch, state)
     if not state.finished:
+        delivery.stop("FAILED")
         raise StudyError(
             f"all workers of {launch.name} ended before it was finished; see {launch.folder / 'logs'}, then "
             f"continue with: calm study run {launch.name}"
         )
     summary = progress.write_summary(launch)
-    tracker.finish_study(parent, summary, [launch.folder / SPEC, launch.folder / progress.SUMMARY])
+    delivery.finish(summary, [launch.folder / SPEC, launch.folder / progress.SUMMARY])
     return Result(launch, state)
 
 
-def _tracking_parent(launch: Launch, tracker: Tracker, uri: str | None) -> str | None:
-    """The launch's run on the tracking server: the one of the first session where the server is the same."""
-    if isinstance(tracker, NullTracker):
-        return None
-    server = storage.masked(uri) if uri else launch.home.mlflow_uri
-    known = launch.search.user_attrs.get("tracking") or {}
-    if known.get("server") == server and known.get("parent"):
-        return str(known["parent"])
-    parent = tracker.start_study(launch.name, launch.spec.to_dict())
-    launch.search.set_user_attr("tracking", {"server": server, "parent": parent})
-    return parent
+def _others_work(state: progress.Snapshot) -> bool:
+    """Whether a trial runs on a worker that lives, or may live elsewhere; those of this launcher are gone."""
+    workers = [row.worker for row in state.of_state("running") if row.worker]
+    return any(processes.is_alive(worker) is not False for worker in workers)
 
 
-class Crew:
-    """The worker processes of this launcher. They have a session of their own, so that Ctrl-C reaches
-    them once, through ``stop``."""
+def _failures(launch: Launch) -> dict[str, list[int]]:
+    """What had failed before this session, by number: no sign that everything fails now. Not told by the time, as
+    hosts may disagree about that."""
 
-    def __init__(self, launch: Launch, options: Options, split: Split) -> None:
-        self.launch, self.options = launch, options
-        self.threads = split.threads
-        self.restarts = 0
-        self.processes = {index: self._start(index) for index in range(split.workers)}
+    def numbers(study: optuna.Study) -> list[int]:
+        failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        return [trial.number for trial in failed]
 
-    def _start(self, index: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "studies.worker", "--home", str(self.launch.home.root)]
-        command += ["--launch", self.launch.name, "--worker", str(index), "--threads", str(self.threads)]
-        command += ["--execute", self.options.execute, "--parent", str(os.getpid()), "--followed"]
-        # Addresses can hold passwords, which a command line would show to every user of the machine.
-        environment = {**worker_environment(self.threads), "CALM_STORAGE": self.launch.url}
-        environment.pop("CALM_TRACKING_URI", None)
-        with open(self.log(index), "ab") as log:
-            return subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def log(self, index: int) -> Path:
-        folder = files.writable_folder(self.launch.folder / "logs")
-        return folder / f"worker-{index}.log"
-
-    def alive(self) -> list[int]:
-        return [index for index, process in self.processes.items() if process.poll() is None]
-
-    def replace_crashed(self, display: Display) -> None:
-        """Start a new process for each that crashed, up to RESTARTS in all."""
-        for index, process in self.processes.items():
-            code = process.poll()
-            if code in (None, 0, EXIT_USER, EXIT_INTERRUPTED) or self.restarts >= RESTARTS:
-                continue
-            self.restarts += 1
-            why = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-            display.note(f"worker {index} ended with {why} (see {self.log(index)}); started again")
-            self.processes[index] = self._start(index)
-
-    def stop(self) -> None:
-        """Let every worker write its checkpoint and give its trial back; kill those that do not end."""
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-        deadline = time.monotonic() + STOP_SECONDS
-        for process in self.processes.values():
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    return {"search": numbers(launch.search), "cells": numbers(launch.cells)}
 
 
-def watch(launch: Launch, crew: Crew, display: Display) -> bool:
-    """Show the state once a second until the workers have ended. True when the user interrupted."""
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+def watch(launch: Launch, crew: Crew, display: Display) -> tuple[Left, float]:
+    """Show the state once a second until the workers have ended; why, and when that was asked for (by
+    ``time.monotonic``). ``interrupted``: the user asked them to; ``now``: twice, so they were killed, and nothing
+    is lost but what they did since their last checkpoints."""
+    asked = [number for number in interruption.heard() if signal.getsignal(number) == signal.SIG_DFL]
+    for number in asked:  # a job of a scheduler has a handler of its own, Python one for Ctrl-C
+        signal.signal(number, _interrupt)
     try:
         while True:
-            crew.replace_crashed(display)
+            crew.replace_crashed(display.note)
             alive = len(crew.alive())
             try:
                 display.update(progress.snapshot(launch, workers=alive or 1))
                 aborted = bool(launch.search.user_attrs.get("abort"))
-            except storage.UNAVAILABLE:
+            except database.UNAVAILABLE:
                 aborted = False  # the workers decide what an unreachable storage means
-            if aborted or not alive:
-                return False
+            if aborted or crew.last_error() or not (alive or crew.restarting):
+                return "done", time.monotonic()
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
-        display.note("stopping: the workers write their checkpoints …")
-        crew.stop()
-        return True
+        asked_at = time.monotonic()
+        display.note("stopping: the workers finish their step and save; once more leaves at once …")
+        hurry()
+        if crew.stop():
+            return "interrupted", asked_at
+        hurry(now=True)
+        return "now", asked_at
     finally:
-        signal.signal(signal.SIGTERM, previous)
         crew.stop()  # after an abort the others give their trials back
+        for number in asked:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _interrupt(number: int, frame: object) -> None:

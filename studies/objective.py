@@ -1,8 +1,8 @@
 """What one Optuna trial does: one run per seed through ``workbench.runner``, a score, pruning.
 
 Outcomes: COMPLETE with the mean score; PRUNED when the pruner stopped the first seed's run (searches
-only) or a loss was not finite (searches only, so that the sampler learns to avoid the setting); FAIL with
-the reason in the trial's attribute ``reason``. A run interrupted by a signal leaves a folder
+only) or its numbers were bad (``records.BAD_NUMBERS``; searches only, so that the sampler learns to avoid the
+setting); FAIL with the reason in the trial's attribute ``reason``. A run interrupted by a signal leaves a folder
 ready to be resumed.
 """
 
@@ -19,15 +19,16 @@ from typing import Any, Protocol
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from studies import plan, space, storage
+from studies import plan, recovery, space, storage
+from studies.database import UNAVAILABLE, database_of
 from studies.spec import describe
 from studies.storage import Launch
-from workbench import records
+from workbench import interruption, records
 from workbench.config import RunConfig
-from workbench.config_file import load_config
-from workbench.errors import StudyError, UserError
+from workbench.config_file import stored_config
+from workbench.errors import OutputError, StudyError, UserError
 from workbench.home import Home
-from workbench.records import Evaluation, RunRecord
+from workbench.records import BAD_NUMBERS, Evaluation, RunRecord
 from workbench.tracking import Tracker
 
 
@@ -79,8 +80,20 @@ class Pruned(optuna.TrialPruned):  # type: ignore[misc]
     """The trial ends here; the message is the reason."""
 
 
-class NotFinite(RuntimeError):
-    """A cell's loss was not finite."""
+class BadNumbers(RuntimeError):
+    """Of a cell: the loss was not finite or has exploded, or the autoencoder has collapsed."""
+
+
+class TakenOver(KeyboardInterrupt):
+    """The trial was declared dead while it lived, and is another worker's now: this one leaves its run to it."""
+
+
+class StorageAway(KeyboardInterrupt):
+    """The database did not answer for longer than one waits: the run is interrupted, and can be continued."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 @dataclass
@@ -97,10 +110,10 @@ class Worker:
     """host, pid, started, index: who runs the trial."""
     stopping: Callable[[], bool] = lambda: False
     """Asked at every evaluation; True interrupts the run."""
+    only_queued: bool = False
+    """Run what is queued and nothing new (``calm study retry``)."""
     error: UserError | None = None
-    """A mistake of the user that ends the launch."""
-    interruptible: bool = False
-    """A signal may interrupt now: the trial is claimed and its run can be resumed."""
+    """What ends the launch: no run can be written."""
     interrupted: list[int] = field(default_factory=list)
 
 
@@ -125,8 +138,6 @@ def cell_objective(trial: optuna.Trial, worker: Worker, claimed: Callable[[], No
         spec = worker.launch.spec
         names = [*spec.baselines, *spec.check_names]
         cell = trial.suggest_categorical("cell", names)
-        if _taken(trial, cell):
-            raise Pruned(f"cell {cell} is another worker's")
         is_check = cell in spec.check_names
         prefix = cell
         if is_check:
@@ -143,32 +154,45 @@ def cell_objective(trial: optuna.Trial, worker: Worker, claimed: Callable[[], No
 
 
 def used_seeds(trials: list[FrozenTrial], number: int, params: dict[str, Any]) -> set[int]:
-    """Seeds with which other trials train, or trained, the setting ``params``; failed ones do not count."""
+    """Seeds with which other trials train the setting ``params``, trained it, or will where they failed and are
+    tried again."""
     return {
         seed
         for other in trials
-        if other.number != number and other.state != TrialState.FAIL and other.params == params
+        if other.number != number and other.params == params
         for seed in other.user_attrs.get("seeds", [])
     }
 
 
-def _taken(trial: optuna.Trial, cell: str) -> bool:
-    """Whether an earlier trial has the cell: workers of several hosts asked at the same moment."""
-    of = trial.user_attrs.get("of_trial")
+def _is_replicate(trial: optuna.Trial, seed: int) -> bool:
+    """Whether the setting has an earlier seed than ``seed`` in a trial that has not failed."""
+    return bool(seed) and any(
+        other.state != TrialState.FAIL and other.params == trial.params and min(other.user_attrs["seeds"]) < seed
+        for other in trial.study.get_trials(deepcopy=False)
+        if other.number != trial.number and other.user_attrs.get("seeds")
+    )
+
+
+SAME_RUNS = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
+
+
+def _given_out_twice(trial: optuna.Trial, runs: list[str]) -> bool:
+    """Whether an earlier trial has these runs: the answer to its queueing got lost, and it was queued again."""
     return any(
-        other.number < trial.number
-        and other.state in (TrialState.COMPLETE, TrialState.RUNNING)
-        and storage.cell_of(other) == cell
-        and other.user_attrs.get("of_trial") == of
+        other.number < trial.number and other.state in SAME_RUNS and other.user_attrs.get("runs") == runs
         for other in trial.study.get_trials(deepcopy=False)
     )
 
 
 def _run_ids(trial: optuna.Trial, prefix: str, seeds: list[int]) -> list[str]:
-    """Names of the run folders, fixed at the first attempt and inherited by retries."""
+    """Names of the run folders, fixed at the first attempt and inherited by retries.
+
+    Raises Pruned where another trial has them."""
     if "runs" not in trial.user_attrs:
         trial.set_user_attr("runs", [f"{prefix}-s{seed}" for seed in seeds])
     runs: list[str] = trial.user_attrs["runs"]
+    if _given_out_twice(trial, runs):
+        raise Pruned("another trial has the same runs")
     return runs
 
 
@@ -186,7 +210,7 @@ def _mean_score(
     for seed, run_id in zip(seeds, run_ids, strict=True):
         name = f"{label} s{seed}"
         # a replicate measures the noise between seeds: pruned ones would flatter it
-        prunable = role == "trial" and seed == seeds[0] == 0
+        prunable = role == "trial" and seed == seeds[0] and not _is_replicate(trial, seed)
         record = _run(trial, worker, config, seed, run_id, role=role, name=name, prunable=prunable)
         scores.append(_score(record, role))
         trial.set_user_attr("scores", scores)
@@ -209,19 +233,20 @@ def _run(
     with storage.run_folder_lock(launch.folder, run_id):
         if (run_dir / records.CONFIG).exists():
             # As it was started: the number of threads is part of a run that is to be resumed exactly.
-            config = load_config(run_dir / records.CONFIG)
+            config = stored_config(run_dir / records.CONFIG)
         else:
             config = space.with_seed(config, seed, name=name, threads=worker.threads)
             config = worker.runner.resolve(config, launch.home)
-        return worker.runner.execute(
-            config,
-            run_dir,
-            home=launch.home,
-            identity=worker.runner.identity(study=launch.name, role=role, trial=trial.number, name=name),
-            tracker=worker.tracker,
-            parent=worker.tracking_parent,
-            on_evaluation=_on_evaluation(trial, worker, run_dir, config, prunable),
-        )
+        with interruption.released():
+            return worker.runner.execute(
+                config,
+                run_dir,
+                home=launch.home,
+                identity=worker.runner.identity(study=launch.name, role=role, trial=trial.number, name=name),
+                tracker=worker.tracker,
+                parent=worker.tracking_parent,
+                on_evaluation=_on_evaluation(trial, worker, run_dir, config, prunable),
+            )
 
 
 def _on_evaluation(
@@ -229,21 +254,27 @@ def _on_evaluation(
 ) -> Callable[[Evaluation], None]:
     """Reports scores by the index of the evaluation (equal compute for every setting) and prunes."""
     reported: set[int] = set()
+    run_id = run_dir.name
 
     def report(evaluation: Evaluation) -> None:
         if worker.stopping():
             raise KeyboardInterrupt
-        if not prunable:
-            return
         # A resumed run has evaluations from before; they are reported under this trial's number too.
         earlier = [e for e in records.read_evaluations(run_dir) if e.step < evaluation.step]
         try:
+            trial.set_user_attr(
+                "evaluations", {**trial.user_attrs.get("evaluations", {}), run_id: len(earlier) + 1}
+            )
+            if not prunable:
+                return
             for index, item in enumerate([*earlier, evaluation]):
                 if index not in reported:
                     trial.report(item.brier.score, step=index)
                     reported.add(index)
         except optuna.exceptions.UpdateFinishedTrialError:
-            return  # declared dead while it lived: its successor waits for this folder and takes the record
+            raise TakenOver from None
+        except UNAVAILABLE as error:
+            raise StorageAway(error) from error
         last = config.train.num_evaluations - 1
         if len(earlier) < last and plan.may_prune(worker.launch.spec, trial.study) and trial.should_prune():
             raise worker.runner.stop_run(
@@ -259,11 +290,11 @@ def _score(record: RunRecord, role: str) -> float:
         raise Pruned(record.reason)
     if record.status == "interrupted":
         raise KeyboardInterrupt
-    if record.status == "not_finite":
-        message = record.reason or "the loss was not finite"
+    if record.status in BAD_NUMBERS:
+        message = record.reason or f"the run ended as {record.status}"
         if role == "trial":
             raise Pruned(message)
-        raise NotFinite(message)
+        raise BadNumbers(message)
     if record.status != "completed" or record.final is None:
         raise RuntimeError(f"run {record.run_id} ended as {record.status}: {record.reason or 'no evaluation'}")
     return record.final.brier.score
@@ -271,24 +302,42 @@ def _score(record: RunRecord, role: str) -> float:
 
 @contextmanager
 def _bookkeeping(trial: optuna.Trial, worker: Worker) -> Iterator[None]:
-    """Who runs the trial, when it ended and why, in the trial's attributes."""
-    trial.set_user_attr("worker", worker.identity)
-    reason = None
+    """Who runs the trial, when it ended and why, in the trial's attributes.
+
+    A trial with a worker has a heartbeat: it is recorded first, so that a worker is missed on whatever host it is
+    killed. What was interrupted, or ends the launch, is left without a reason and is queued again."""
+    database_of(trial.study).record_heartbeat(trial._trial_id)
+    trial.set_user_attr("worker", recovery.signature(worker.identity))
     try:
         yield
+    except (TakenOver, StorageAway):
+        raise
+    except UNAVAILABLE:  # not the trial's fault: without a reason it is queued again, by whoever finds it
+        raise
+    except SystemExit as error:  # some library's; the worker must not end for it
+        reason = f"SystemExit: {error.code}"
+        _note_end(trial, reason)
+        raise RuntimeError(reason) from error
     except KeyboardInterrupt:
+        worker.interrupted.append(trial.number)
+        raise
+    except ENDING as error:
+        worker.error = error
         worker.interrupted.append(trial.number)
         raise
     except Exception as error:
         text = str(error).strip() or type(error).__name__
-        reason = text if isinstance(error, UserError | Pruned) else f"{type(error).__name__}: {text}"
-        if isinstance(error, UserError):
-            worker.error = error
+        if isinstance(error, BadNumbers):
+            trial.set_user_attr("bad_numbers", True)
+        known = isinstance(error, UserError | Pruned | BadNumbers)
+        _note_end(trial, text if known else f"{type(error).__name__}: {text}")
         raise
-    finally:
-        worker.interruptible = False
-        if trial.number not in worker.interrupted:
-            _note_end(trial, reason)
+    _note_end(trial, None)
+
+
+ENDING = (OutputError, StudyError)
+"""No room or no permission to write, or nothing that could be run: the next trial would meet the same. Any other
+error, also a user's, ends the trial and not the study; three in a row with the same end the launch."""
 
 
 def _note_end(trial: optuna.Trial, reason: str | None) -> None:

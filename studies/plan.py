@@ -12,7 +12,7 @@ from typing import Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from studies import storage
+from studies import recovery, storage
 from studies.spec import StudySpec
 
 Step = Literal["cells", "search", "wait", "done"]
@@ -20,7 +20,8 @@ Step = Literal["cells", "search", "wait", "done"]
 
 @dataclass(frozen=True)
 class Counts:
-    """Trials of one Optuna study. A failed trial that was queued again counts under its new number only."""
+    """Trials of one Optuna study. A failed trial that was queued again counts under its new number only; one that
+    was lost, and will be queued again, as waiting."""
 
     complete: int
     pruned: int
@@ -30,8 +31,9 @@ class Counts:
 
 
 def count(trials: list[FrozenTrial]) -> Counts:
-    again = storage.superseded(trials)
-    states = Counter(t.state for t in trials if t.number not in again)
+    again = recovery.superseded(trials)
+    shown = [t for t in trials if t.number not in again]
+    states = Counter(TrialState.WAITING if recovery.was_lost(t) else t.state for t in shown)
     return Counts(
         complete=states[TrialState.COMPLETE],
         pruned=states[TrialState.PRUNED],
@@ -41,10 +43,12 @@ def count(trials: list[FrozenTrial]) -> Counts:
     )
 
 
-def next_step(spec: StudySpec, search: optuna.Study, cells: optuna.Study) -> Step:
-    """Decide, queueing the cells that are missing. Call it holding the claim lock.
+def next_step(spec: StudySpec, search: optuna.Study, cells: optuna.Study, *, only_queued: bool = False) -> Step:
+    """Decide, queueing the cells that are missing. Call it holding the claim.
 
-    ``wait`` means that trials of other workers decide what comes next."""
+    ``wait`` means that trials of other workers decide what comes next; ``only_queued``: nothing new is begun."""
+    if only_queued:
+        return _next_queued(search, cells)
     cell_trials = cells.get_trials(deepcopy=False)
     queued = {storage.cell_of(t) for t in cell_trials}
     missing = [name for name in spec.baselines if name not in queued]
@@ -64,6 +68,15 @@ def next_step(spec: StudySpec, search: optuna.Study, cells: optuna.Study) -> Ste
     if enqueue_checks(spec, search, cells):
         return "cells"
     return "wait" if count(cell_trials).running else "done"
+
+
+def _next_queued(search: optuna.Study, cells: optuna.Study) -> Step:
+    counts, cell_counts = (count(study.get_trials(deepcopy=False)) for study in (search, cells))
+    if cell_counts.waiting:
+        return "cells"
+    if counts.waiting:
+        return "search"
+    return "wait" if counts.running or cell_counts.running else "done"
 
 
 def may_prune(spec: StudySpec, search: optuna.Study) -> bool:
@@ -86,14 +99,18 @@ def enqueue_checks(spec: StudySpec, search: optuna.Study, cells: optuna.Study) -
     best = best_trial(search)
     if best is None:
         return 0
-    missing = missing_checks(spec, best.number, cells.get_trials(deepcopy=False))
+    missing = missing_checks(spec, best, search.get_trials(deepcopy=False), cells.get_trials(deepcopy=False))
     for name in missing:
         cells.enqueue_trial({"cell": name}, user_attrs={"of_trial": best.number})
     return len(missing)
 
 
-def missing_checks(spec: StudySpec, best: int, cell_trials: list[FrozenTrial]) -> list[str]:
-    there = {storage.cell_of(t) for t in cell_trials if t.user_attrs.get("of_trial") == best}
+def missing_checks(
+    spec: StudySpec, best: FrozenTrial, trials: list[FrozenTrial], cell_trials: list[FrozenTrial]
+) -> list[str]:
+    """Where another trial of the same setting had been the best one, its checks are the same runs."""
+    same = {trial.number for trial in trials if trial.params == best.params}
+    there = {storage.cell_of(t) for t in cell_trials if t.user_attrs.get("of_trial") in same}
     return [name for name in spec.check_names if name not in there]
 
 
@@ -114,5 +131,5 @@ def is_finished(spec: StudySpec, search: optuna.Study, cells: optuna.Study) -> b
     return (
         search_ended(spec, counts)
         and queued >= set(spec.baselines)
-        and (best is None or not missing_checks(spec, best.number, cell_trials))
+        and (best is None or not missing_checks(spec, best, trials, cell_trials))
     )

@@ -2,32 +2,42 @@
 
 A launch is continued under its stored specification when it is named itself (``calm study run
 joint-quick``), or compared with the preset's when the study is named (``calm study run joint``): another
-specification is refused with the differences. Only ``trials`` may be raised.
+specification is refused with the differences. Only ``trials`` may be raised. What names on the hub stood for at
+the launch is part of it (``studies.pins``).
 """
 
 from __future__ import annotations
 
 import datetime
-import os
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import optuna
+import pydantic
 
-from studies import find_studies, space, storage
+from studies import database, find_studies, recovery, space, storage, why_none
+from studies.claim import claim
 from studies.objective import DEFAULT_RUNNER
+from studies.pins import ATTRIBUTE, Pin, pin, pinned
+from studies.room import require_room_for_study
 from studies.search_spec import HeartbeatSpec
-from studies.spec import StudySpec, amend, differences, freeze, suggestion
+from studies.spec import Study, StudySpec, amend, differences, freeze
 from studies.staffing import Staffing, check_numbers
 from studies.storage import Launch
-from workbench import files
-from workbench.errors import DataError, StudyError
+from studies.words import suggestion
+from workbench import files, formats
+from workbench.config_file import shortened
+from workbench.errors import DataError, StudyError, UserError
 from workbench.home import Home
+from workbench.tracking import require_answer
 from workbench.tracking_schema import without_password
 
 SPEC = "study.json"
 DEFAULT_PRESET = "quick"
+_PLAIN_NAME = re.compile(r"[^\W_][\w .,+=()-]*")
+_LONGEST_NAME = 100
+_MEND = "bring back an intact copy, or move its folder away"
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,12 @@ class Options:
     threads: int | None = None
     """Of each worker; None shares the cores out."""
     execute: str = DEFAULT_RUNNER
+    only_queued: bool = False
+    """Run what is queued and nothing new: what ``retry`` queued."""
+    first_worker: int = 0
+    """Number of the first worker, where several launchers share a folder of logs."""
+    elsewhere: bool = False
+    """The runs are made on other machines, so this one need not have their devices."""
 
 
 def prepare(
@@ -57,61 +73,111 @@ def prepare(
     """The launch to run, created if it is new, and what its study.json said before.
 
     ``before_create`` is called with the name of a new launch once everything else has been found in order.
-    Raises StudyError and ConfigError; nothing is created then."""
+    Raises StudyError and ConfigError; nothing is created then, no database either."""
     check_numbers(options.workers, options.threads)
     if options.seeds is not None and options.seeds < 1:
         raise StudyError(f"--seeds must be at least 1, {options.seeds} given")
-    asked = _asked(options)
+    known = find_studies()
+    asked = _asked(options, known)
     name = asked.name if asked else options.name
     stored_file = read_study_file(home, name)
     if asked is None:
-        _check_continuation(options, home, stored_file)
+        _check_continuation(options, home, stored_file, known)
     url = _url(options.storage, home, stored_file, name)
     heartbeat = asked.heartbeat if asked else _heartbeat(stored_file)
     with files.locked(home.root / ".launch.lock"):
-        database = storage.open_storage(url, home, heartbeat)
-        if storage.load(name, database) is not None:
-            return _continue(options, home, name, asked, url, database), stored_file
-        if asked is None or stored_file is not None:
-            raise StudyError(
-                f"storage {storage.masked(url)} does not know the launch {name} (folder {home.study(name)}); "
-                "give the --storage it was started with, or move its folder away, or choose another --name"
-            )
-        before_create(name)
-        if options.execute == DEFAULT_RUNNER:
-            check_inputs(asked, home)
-        search, cells = storage.create(asked, database)
-        return Launch(home, url, asked, search, cells), None
+        ready = None
+        if not database.is_there(url):
+            if asked is None or stored_file is not None:
+                raise _unknown(name, home, url)
+            database.require_place(url)
+            ready = _ready(asked, options, home, before_create)
+        connected = database.open_storage(url, home, heartbeat)
+        with claim(url, name) as claimed:
+            if storage.load(name, connected) is not None:
+                return _continue(options, home, name, asked, url, connected), stored_file
+            try:
+                if asked is None or stored_file is not None:
+                    raise _unknown(name, home, url)
+                spec, pins = ready or _ready(asked, options, home, before_create)
+            except UserError:
+                claimed.forget()
+                raise
+            search, cells = storage.create(spec, connected, pins)
+            return Launch(home, url, spec, search, cells), None
 
 
-def check_inputs(spec: StudySpec, home: Home) -> None:
+def _unknown(name: str, home: Home, url: str) -> StudyError:
+    return StudyError(
+        f"storage {database.masked(url)} does not know the launch {name} (folder {home.study(name)}); give the "
+        "--storage it was started with, or move its folder away, or choose another --name"
+    )
+
+
+def _ready(
+    asked: StudySpec, options: Options, home: Home, before_create: Callable[[str], None]
+) -> tuple[StudySpec, list[Pin]]:
+    """The specification to launch, with everything that it needs found in order, and what was pinned in it."""
+    require_answer(options.tracking_uri)
+    spec, pins = pin(asked, home)
+    if options.execute == DEFAULT_RUNNER:
+        require_room_for_study(spec, home, workers=options.workers)
+        check_inputs(spec, home, elsewhere=options.elsewhere)
+    before_create(spec.name)
+    return spec, pins
+
+
+def storage_of(options: Options, home: Home) -> tuple[str, dict[str, Any] | None]:
+    """The database that ``prepare`` would use, and what study.json says. Raises StudyError and ConfigError."""
+    asked = _asked(options, find_studies())
+    name = asked.name if asked else options.name
+    stored = read_study_file(home, name)
+    return _url(options.storage, home, stored, name), stored
+
+
+def spec_to_show(options: Options, home: Home) -> StudySpec:
+    """What a launch would be, or what one that is there was launched with, and what is asked for on top; named as
+    for ``prepare``. Creates nothing. Raises StudyError and ConfigError."""
+    known = find_studies()
+    asked = _asked(options, known)
+    if asked is not None:
+        return asked
+    _check_continuation(replace(options, storage=None), home, read_study_file(home, options.name), known)
+    spec = find_launch(home, options.name, options.storage).spec
+    return amend(spec, trials=options.trials, seeds=options.seeds, overrides=options.overrides)
+
+
+def check_inputs(spec: StudySpec, home: Home, *, elsewhere: bool = False) -> None:
     """Read every text that a run of the study will use and lay out its evaluation before anything is created.
 
-    Raises DataError: a launch frozen with a corpus that is missing or too small could never be mended; and
-    ConfigError for a device that this machine does not have."""
+    Raises DataError: a launch frozen with a corpus that is missing or too small could never be mended; and, unless
+    the runs are made ``elsewhere``, ConfigError for a device that this machine does not have."""
     from workbench.build import prepare_inputs
+    from workbench.machine import check_device
     from workbench.runner import resolve
 
     inputs = list(space.distinct_inputs(spec))
+    for device in set() if elsewhere else {config.runtime.device for _, config in inputs}:
+        check_device(device)  # before texts are read for long
     for cell, config in inputs:
         try:
             prepare_inputs(config.resolved(), home)  # what the machine has changes none of them
         except DataError as error:
             raise DataError(f"cell {cell}: {error}" if cell else str(error)) from None
-    for _, config in inputs:
+    for _, config in [] if elsewhere else inputs:
         resolve(space.with_seed(config, 0, name=spec.name, threads=1), home)
 
 
-def _asked(options: Options) -> StudySpec | None:
+def _asked(options: Options, known: Mapping[str, Study]) -> StudySpec | None:
     """The specification asked for where a study was named; None where it was something else."""
-    study = find_studies().get(options.name)
+    study = known.get(options.name)
     if study is None:
         return None
     if options.launch is not None:
         _check_name(options.launch)
     return freeze(
         study,
-        options.preset or DEFAULT_PRESET,
+        DEFAULT_PRESET if options.preset is None else options.preset,
         name=options.launch,
         trials=options.trials,
         seeds=options.seeds,
@@ -125,10 +191,10 @@ def _continue(
     name: str,
     asked: StudySpec | None,
     url: str,
-    database: optuna.storages.RDBStorage,
+    connected: database.PatientStorage,
 ) -> Launch:
     """An existing launch, with more trials where they were asked for."""
-    loaded = storage.load(name, database)
+    loaded = storage.load(name, connected)
     assert loaded is not None
     search, cells = loaded
     stored = storage.stored_spec(search)
@@ -136,6 +202,7 @@ def _continue(
         asked = amend(stored, trials=options.trials, seeds=options.seeds, overrides=options.overrides)
     elif options.trials is None:
         asked = asked.model_copy(update={"trials": stored.trials})
+    asked = pinned(asked, [Pin(*one) for one in search.user_attrs.get(ATTRIBUTE, [])])
     _refuse_differences(stored, asked)
     spec = stored.model_copy(update={"trials": asked.trials})
     if spec != stored:
@@ -143,43 +210,56 @@ def _continue(
     return Launch(home, url, spec, search, cells)
 
 
-def _check_continuation(options: Options, home: Home, stored: Mapping[str, Any] | None) -> None:
+def _check_continuation(
+    options: Options, home: Home, stored: Mapping[str, Any] | None, known: Mapping[str, Study]
+) -> None:
     """Raises StudyError where ``options.name`` is neither a study nor a launch, or contradicts the latter."""
     if stored is None:
         if options.storage is not None:
             return  # perhaps a launch of another machine; the storage knows
-        known = find_studies()
         hint = suggestion(options.name, [*known, *launches(home)])
-        raise StudyError(f"there is no study or launch {options.name!r}; {hint}")
-    if options.preset not in (None, stored["preset"]):
+        raise StudyError(f"there is no study or launch {options.name!r}{why_none(options.name)}; {hint}")
+    if options.preset not in (None, stored.get("preset")):
         raise StudyError(
-            f"{options.name} was launched with preset {stored['preset']}, not {options.preset}; "
-            f"launch the other with: calm study run {stored['study']} --preset {options.preset}"
+            f"{options.name} was launched with preset {stored.get('preset')}, not {options.preset}; "
+            f"launch the other with: calm study run {stored.get('study')} --preset {options.preset}"
         )
     if options.launch not in (None, options.name):
         raise StudyError(
             f"{options.name} is a launch already; for another one: "
-            f"calm study run {stored['study']} --name {options.launch}"
+            f"calm study run {stored.get('study')} --name {options.launch}"
         )
 
 
 def _heartbeat(stored_file: Mapping[str, Any] | None) -> HeartbeatSpec:
-    return StudySpec.model_validate(stored_file["spec"]).heartbeat if stored_file else HeartbeatSpec()
+    """Raises StudyError where the stored specification does not say it."""
+    if stored_file is None:
+        return HeartbeatSpec()
+    spec = stored_file.get("spec")
+    try:
+        return HeartbeatSpec.model_validate(spec.get("heartbeat") if isinstance(spec, dict) else None)
+    except pydantic.ValidationError:
+        raise StudyError(f"{SPEC} of {stored_file.get('name')!r} holds no specification; {_MEND}") from None
 
 
 def _check_name(name: str) -> None:
-    if not name or name.startswith(".") or "/" in name or os.sep in name or name in ("single", "mlartifacts"):
-        raise StudyError(f"--name wants a plain name for a folder (for example joint-wide), {name!r} given")
+    """Raises StudyError for a name that is no folder's, or that a shell, a spreadsheet or a reader trips over."""
+    plain = _PLAIN_NAME.fullmatch(name) and not name.endswith((".", " ")) and len(name.encode()) <= _LONGEST_NAME
+    if not plain or name in ("single", "mlartifacts"):
+        raise StudyError(
+            f"--name wants a plain name for a folder (for example joint-wide): letters, digits, spaces and "
+            f"-_.,+=(), at most {_LONGEST_NAME} bytes; {shortened(name)} given"
+        )
 
 
 def _url(asked: str | None, home: Home, stored: Mapping[str, Any] | None, name: str) -> str:
     """The storage asked for, else the one the launch was started with, else the home's own."""
     before = stored.get("storage") if stored and asked is None else None
-    if before is None:
-        return storage.storage_url(asked, home)
+    if not isinstance(before, str):
+        return database.storage_url(asked, home)
     if "***" in before:
         raise StudyError(f"{name} was launched with --storage {before}; give it again, with its password")
-    return str(before)
+    return before
 
 
 def _refuse_differences(stored: StudySpec, asked: StudySpec) -> None:
@@ -194,14 +274,19 @@ def _refuse_differences(stored: StudySpec, asked: StudySpec) -> None:
 
 
 def read_study_file(home: Home, name: str) -> dict[str, Any] | None:
+    """None where there is none. Raises StudyError for one that cannot be read, a newer version's among them."""
+    if name in ("", ".", "..") or "/" in name:  # nothing outside the home is a launch of it
+        return None
     path = home.study(name) / SPEC
     try:
-        content: dict[str, Any] = files.read_json(path)
+        content = files.read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise StudyError(f"{path} cannot be read: {error}") from None
-    return content
+    if not isinstance(content, dict):
+        raise StudyError(f"{path} cannot be read: a mapping is wanted, found {type(content).__name__}; {_MEND}")
+    return formats.STUDY_FILE.read(content, path)
 
 
 def write_study_file(launch: Launch, tracking_uri: str | None, staffing: Staffing | None = None) -> None:
@@ -213,6 +298,7 @@ def write_study_file(launch: Launch, tracking_uri: str | None, staffing: Staffin
     files.write_json(
         launch.folder / SPEC,
         {
+            formats.KEY: formats.STUDY,
             "name": spec.name,
             "study": spec.study,
             "preset": spec.preset,
@@ -226,7 +312,7 @@ def write_study_file(launch: Launch, tracking_uri: str | None, staffing: Staffin
             "seeds": spec.seeds,
             "trials": spec.trials if spec.searches else None,
             "staffing": staffing.to_dict() if staffing else before.get("staffing"),
-            "storage": storage.masked(launch.url),
+            "storage": database.masked(launch.url),
             "tracking_uri": None if tracking_uri is None else without_password(tracking_uri),
         },
     )
@@ -241,29 +327,41 @@ def find_launch(home: Home, name: str, url: str | None = None) -> Launch:
     """An existing launch by its name, or by its study's name where that has one launch only."""
     known = launches(home)
     if name not in known:
-        of_study = [other for other in known if (read_study_file(home, other) or {}).get("study") == name]
+        of_study = [other for other in known if _study_of(home, other) == name]
         if len(of_study) > 1:
             raise StudyError(f"study {name} has several launches in {home.root}: {', '.join(of_study)}; name one")
         if not of_study:
             raise StudyError(f"no launch {name!r} in {home.root}; {suggestion(name, known)}")
         name = of_study[0]
     stored = read_study_file(home, name)
-    assert stored is not None
+    if stored is None:
+        raise StudyError(f"no launch {name!r} in {home.root}: its {SPEC} is no file; {_MEND}")
     url = _url(url, home, stored, name)
-    loaded = storage.load(name, storage.open_storage(url, home, _heartbeat(stored)))
+    loaded = None
+    if database.is_there(url):
+        with database.said_plainly(url, "the same command does it"):
+            loaded = storage.load(name, database.open_storage(url, home, _heartbeat(stored)))
     if loaded is None:
         raise StudyError(
-            f"storage {storage.masked(url)} does not know {name}; give the --storage it was started with"
+            f"storage {database.masked(url)} does not know {name}; give the --storage it was started with"
         )
     return Launch(home, url, storage.stored_spec(loaded[0]), loaded[0], loaded[1])
+
+
+def _study_of(home: Home, launch: str) -> object:
+    """None where it cannot be told: a damaged launch is no reason to refuse another."""
+    try:
+        return (read_study_file(home, launch) or {}).get("study")
+    except StudyError:
+        return None
 
 
 def retry(launch: Launch) -> list[str]:
     """Queue every failed trial and cell again; what was queued."""
     queued = []
-    with launch.claim_lock():
+    with database.said_plainly(launch.url, "the same command does it"), launch.claim():
         for study in (launch.search, launch.cells):
-            for trial in storage.failed(study):
-                storage.requeue(study, trial.number)
+            for trial in recovery.failed(study):
+                recovery.requeue(study, trial.number, forgive=True)
                 queued.append(storage.cell_of(trial) or f"trial {trial.number}")
     return queued

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from studies import plan, storage
+from studies import plan, recovery, storage, time_left
 from studies.plan import Counts
 from studies.spec import describe
 from studies.storage import Launch
@@ -34,8 +34,15 @@ class TrialRow:
     params: str
     seconds: float | None
     run_id: str
+    """The first seed's, of a trial under way the one that runs."""
     reason: str = ""
     worker: dict[str, Any] = field(default_factory=dict)
+    """Of a trial under way."""
+    number: int = -1
+    """In its Optuna study."""
+    is_cell: bool = False
+    evaluations: int = 0
+    """Done so far, over all its runs."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,17 @@ class Snapshot:
     def searches(self) -> bool:
         """False for a study of cells only."""
         return self.trials_wanted > 0
+
+    @property
+    def open(self) -> int:
+        """Trials and cells that run or are queued."""
+        return self.search.waiting + self.search.running + self.cells.waiting + self.cells.running
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether it has ended without an answer: no trial of the search has completed, or of a study without one
+        no cell."""
+        return self.finished and not (self.search if self.searches else self.cells).complete
 
     def of_state(self, *states: str) -> list[TrialRow]:
         return [row for row in self.rows if row.state in states]
@@ -80,7 +98,7 @@ def snapshot(launch: Launch, workers: int | None = 1) -> Snapshot:
         cells=cell_counts,
         rows=rows,
         best=_row(best, is_cell=False) if best else None,
-        seconds_left=_seconds_left(trials, cells, remaining, cells_left, workers),
+        seconds_left=time_left.seconds_left(spec, trials, cells, remaining, cells_left, workers),
         finished=plan.is_finished(spec, launch.search, launch.cells),
     )
 
@@ -91,24 +109,28 @@ def _num_cells(cells: list[FrozenTrial]) -> int:
 
 
 def _rows(trials: list[FrozenTrial], *, is_cell: bool) -> list[TrialRow]:
-    again = storage.superseded(trials)
+    again = recovery.superseded(trials)
     return [_row(t, is_cell=is_cell) for t in trials if t.number not in again]
 
 
 def _row(trial: FrozenTrial, *, is_cell: bool) -> TrialRow:
     runs = trial.user_attrs.get("runs") or [""]
+    done = len(trial.user_attrs.get("scores", ())) if trial.state == TrialState.RUNNING else 0
     of = trial.user_attrs.get("of_trial")
     cell = storage.cell_of(trial) if is_cell else ""
     reason = trial.user_attrs.get("reason", "")
     return TrialRow(
         label=cell or f"trial {trial.number}",
-        state=trial.state.name.lower(),
+        state="waiting" if recovery.was_lost(trial) else trial.state.name.lower(),
         score=trial.value if trial.state == TrialState.COMPLETE else None,
         params=(f"of trial {of}" if of is not None else "") if is_cell else _params_text(trial),
-        seconds=_seconds(trial),
-        run_id=runs[0],
-        reason=storage.failure_reason(trial) if trial.state == TrialState.FAIL else reason,
+        seconds=time_left.seconds(trial),
+        run_id=runs[min(done, len(runs) - 1)],
+        reason=recovery.failure_reason(trial) if trial.state == TrialState.FAIL else reason,
         worker=trial.user_attrs.get("worker", {}) if trial.state == TrialState.RUNNING else {},
+        number=trial.number,
+        is_cell=is_cell,
+        evaluations=sum(trial.user_attrs.get("evaluations", {}).values()),
     )
 
 
@@ -116,32 +138,6 @@ def _params_text(trial: FrozenTrial) -> str:
     seeds = trial.user_attrs.get("seeds") or [0]
     replicate = f" seed={seeds[0]}" if seeds[0] else ""
     return describe(trial.params) + replicate
-
-
-def _seconds(trial: FrozenTrial) -> float | None:
-    if trial.datetime_start is None or trial.state == TrialState.WAITING:
-        return None
-    end = trial.datetime_complete or datetime.datetime.now()
-    return float((end - trial.datetime_start).total_seconds())
-
-
-def _seconds_left(
-    trials: list[FrozenTrial], cells: list[FrozenTrial], trials_left: int, cells_left: int, workers: int
-) -> float | None:
-    """From the mean time of finished trials and cells; None before the first has finished."""
-    search_mean, cell_mean = _mean_seconds(trials), _mean_seconds(cells)
-    search_mean = search_mean if search_mean is not None else cell_mean
-    cell_mean = cell_mean if cell_mean is not None else search_mean
-    if search_mean is None or cell_mean is None:
-        return None
-    done = sum(min(_seconds(t) or 0.0, search_mean) for t in trials if t.state == TrialState.RUNNING)
-    done += sum(min(_seconds(t) or 0.0, cell_mean) for t in cells if t.state == TrialState.RUNNING)
-    return max(0.0, trials_left * search_mean + max(0, cells_left) * cell_mean - done) / max(1, workers)
-
-
-def _mean_seconds(trials: list[FrozenTrial]) -> float | None:
-    times = [_seconds(t) or 0.0 for t in trials if t.state == TrialState.COMPLETE]
-    return sum(times) / len(times) if times else None
 
 
 def importance(launch: Launch) -> tuple[dict[str, float] | None, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from studies.staffing import Split
 from workbench import flops
 from workbench.compute_account import Account, Counting, account
 from workbench.config import RunConfig, content_hash
+from workbench.device_plan import DevicePlan, Devices, device_plan, for_devices
 from workbench.errors import RunError
 from workbench.home import Home
 from workbench.records import find_runs, read_record
@@ -52,18 +53,20 @@ class DryRun:
     """Executed FLOPs a second of one worker."""
 
 
-def dry_run(spec: StudySpec, home: Home, split: Split) -> DryRun:
-    """Nothing is trained and nothing written but the machine's remembered probe. Raises ConfigError for a
-    budget that gives no step."""
-    speed, speed_from = measured_speed(home) or probed_speed(spec, home, split.threads)
+def dry_run(spec: StudySpec, home: Home, split: Split, devices: Devices | None = None) -> DryRun:
+    """Nothing is trained and nothing written but the machine's remembered probe. ``devices``: a worker has one of
+    these. Raises ConfigError for a budget that gives no step."""
+    speed, speed_from = device_speed(devices) or measured_speed(home) or probed_speed(spec, home, split.threads)
     workers = split.workers
     rows = [
         *(_row(describe(setting), setting_config(spec, setting), speed) for setting in _structures(spec)),
         *(_row(name, baseline_config(spec, name), speed) for name in spec.baselines),
     ]
+    longest = max(r.seconds for r in rows) * spec.seeds  # a worker makes all of a trial's or cell's runs
     cells = sum(r.seconds for r in rows if r.cost["kind"] == "baseline")
     if not spec.searches:
-        return DryRun(tuple(rows), 0, 0.0, cells * spec.seeds / workers, speed_from, speed)
+        total = max(cells * spec.seeds / workers, longest)
+        return DryRun(tuple(rows), 0, 0.0, total, speed_from, speed)
     trials = [r for r in rows if r.cost["kind"] == "calm"]
     autoencoder = statistics.mean(r.cost["autoencoder_train_flops"] for r in trials) / speed
     trial_seconds = statistics.mean(r.seconds for r in trials)
@@ -71,7 +74,7 @@ def dry_run(spec: StudySpec, home: Home, split: Split) -> DryRun:
     num = _num_autoencoders(spec)
     trained = min(spec.trials, num) if num is not None else spec.trials
     total = (spec.trials * trial_seconds + cells) * spec.seeds + trained * autoencoder
-    return DryRun(tuple(rows), num, autoencoder, total / workers, speed_from, speed)
+    return DryRun(tuple(rows), num, autoencoder, max(total / workers, longest), speed_from, speed)
 
 
 def _row(label: str, config: RunConfig, speed: float) -> Row:
@@ -216,6 +219,32 @@ def _autoencoder_shares(spec: StudySpec, configs: list[RunConfig]) -> dict[str, 
     return dict.fromkeys(users, trained / (spec.trials * spec.seeds))
 
 
+def on_devices(
+    spec: StudySpec, structures: Sequence[Structure], devices: Devices
+) -> tuple[tuple[str, DevicePlan], ...]:
+    """Label, memory, and time on all of them together, of the largest run of each structure."""
+    found = []
+    for one in structures:
+        largest = max(range(len(one.work)), key=one.work.__getitem__)
+        config = (
+            baseline_config(spec, one.cells[largest])
+            if one.cells
+            else setting_config(spec, one.settings[largest] if one.settings else {})
+        )
+        config = for_devices(config).resolved()
+        found.append((one.label, device_plan(config, flops.vocab_size(config), devices)))
+    return tuple(found)
+
+
+def device_speed(devices: Devices | None) -> tuple[float, str] | None:
+    """FLOPs a second of one device, and the words; None where nothing is said of them."""
+    if devices is None or devices.flops is None:
+        return None
+    speed = devices.flops * devices.utilisation
+    part = f"{devices.utilisation:.0%} of a device's {devices.flops:.3g}"
+    return speed, f"{speed:.3g} FLOP/s a worker: {part}"
+
+
 def measured_speed(home: Home) -> tuple[float, str] | None:
     """FLOPs a second of one worker, the median of the home's finished runs, and where the figure is from."""
     speeds = []
@@ -237,17 +266,19 @@ def probed_speed(spec: StudySpec, home: Home, threads: int) -> tuple[float, str]
     """The same from a few training steps of the first setting (without a search: of the first cell) with a
     worker's threads; an assumption for a model too large to try."""
     from workbench.machine import resolve
-    from workbench.speed import training_flops_per_second
+    from workbench.speed import too_large, training_flops_per_second
 
     first = (
         setting_config(spec, _structures(spec)[0])
         if spec.searches
         else baseline_config(spec, next(iter(spec.baselines)))
     )
+    vocab = flops.vocab_size(first)
+    if too_large(first.resolved(), vocab):
+        speed = ASSUMED_FLOPS_PER_SECOND * threads
+        return speed, f"{speed:.2g} FLOP/s a worker, assumed: the model is too large to try a step"
     config = resolve(space.with_seed(first, 0, name="probe", threads=threads), home.cache)
-    speed = training_flops_per_second(config, flops.vocab_size(config))
-    if speed is not None:
-        what = "setting" if spec.searches else "cell"
-        return speed, f"{speed:.2g} FLOP/s a worker, from a few steps of the first {what} just now"
-    speed = ASSUMED_FLOPS_PER_SECOND * threads
-    return speed, f"{speed:.2g} FLOP/s a worker, assumed: the model is too large to try a step"
+    tried = training_flops_per_second(config, vocab)
+    assert tried is not None, "it is not too large"
+    what = "setting" if spec.searches else "cell"
+    return tried, f"{tried:.2g} FLOP/s a worker, from a few steps of the first {what} just now"

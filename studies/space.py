@@ -11,8 +11,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+from studies.run_presets import baseline_tree
 from studies.search_spec import Choices, Range, Scalar
 from studies.spec import StudySpec
+from studies.texts import with_texts
 from workbench.config import RunConfig, content_hash
 from workbench.config_file import build_config
 
@@ -43,7 +45,7 @@ def _suggest(trial: Suggests, name: str, dimension: Choices | Range) -> Any:
 
 def setting_config(spec: StudySpec, setting: Mapping[str, Any]) -> RunConfig:
     """The base configuration with a setting of the search space (dotted names) and what follows from it."""
-    return build_config(spec.base, {**followed(spec, setting), **setting})
+    return with_texts(build_config(spec.base, {**followed(spec, setting), **setting}), spec.texts)
 
 
 def followed(spec: StudySpec, setting: Mapping[str, Any]) -> dict[str, Scalar]:
@@ -80,9 +82,7 @@ def distinct_inputs(spec: StudySpec) -> Iterator[tuple[str, RunConfig]]:
 
 def baseline_config(spec: StudySpec, name: str) -> RunConfig:
     """A token baseline: the base's data, budget, evaluation and backbone, then the cell's own settings."""
-    model = {key: spec.base["model"][key] for key in ("backbone", "init")}
-    tree = {**spec.base, "model": {**model, "kind": "baseline"}}
-    return build_config(tree, spec.baselines[name])
+    return with_texts(build_config(baseline_tree(spec.base), spec.baselines[name]), spec.texts)
 
 
 def check_config(spec: StudySpec, name: str, best: Mapping[str, Any]) -> RunConfig:
@@ -96,7 +96,7 @@ def check_config(spec: StudySpec, name: str, best: Mapping[str, Any]) -> RunConf
     if optim.kind == "muon":
         assert optim.matrix_lr is not None
         rates["optim.matrix_lr"] = optim.matrix_lr * factor
-    return build_config(spec.base, {**followed(spec, best), **best, **rates})
+    return with_texts(build_config(spec.base, {**followed(spec, best), **best, **rates}), spec.texts)
 
 
 def with_seed(config: RunConfig, seed: int, *, name: str, threads: int) -> RunConfig:

@@ -7,11 +7,9 @@ nothing but the ``StudySpec``, so editing a preset never changes them.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -20,6 +18,7 @@ import pydantic
 import yaml
 from pydantic import Field, model_validator
 
+from studies.run_presets import expanded
 from studies.search_spec import (
     CheckSpec,
     Dimension,
@@ -31,10 +30,15 @@ from studies.search_spec import (
     Scalar,
     check_follows,
 )
+from studies.texts import Texts
+from studies.words import suggestion
+from workbench import formats
 from workbench.config import content_hash
-from workbench.config_file import build_config, flatten
-from workbench.errors import ConfigError, StudyError
+from workbench.config_file import build_config, config_from_stored, flatten, shortened
+from workbench.errors import ConfigError, HeadError, RunError, StudyError
+from workbench.given_files import read_text
 from workbench.sections import Positive, Section
+from workbench.yaml_reading import FloatLoader, in_words, read_yaml
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -45,8 +49,12 @@ class Preset(Section):
     Without a ``space`` there is no search: the study is its baselines, and ``trials`` is 0."""
 
     description: str = ""
+    question: str = ""
+    against: str = ""
+    """Instead of the study's, where the preset asks it of other texts or other sizes."""
     base: dict[str, Any]
-    """Configuration shared by all runs."""
+    """Configuration shared by all runs. ``preset: calm-m`` in it starts from a run preset, as in a baseline
+    (``studies.run_presets``)."""
     space: dict[str, Dimension] = {}
     """Dotted configuration name to what is searched."""
     follows: Follows = {}
@@ -120,15 +128,6 @@ class Preset(Section):
         return bool(self.space)
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads 2.7e12 as a number, as YAML 1.2 does; to YAML 1.1 it is text without a sign in the exponent."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
 @dataclass(frozen=True)
 class Study:
     """A question and what would count against the expected answer, stated before anything runs."""
@@ -142,24 +141,34 @@ class Study:
     """Presets in the module itself; None reads presets/<name>.yaml."""
 
     def load_presets(self) -> dict[str, Mapping[str, Any]]:
+        """By their names, not yet checked. Raises StudyError where there are none, or they cannot be read."""
         if self.presets is not None:
             return dict(self.presets)
         path = PRESETS / f"{self.name}.yaml"
         try:
-            tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-        except (OSError, yaml.YAMLError) as error:
-            raise StudyError(f"cannot read the presets of study {self.name}: {path}: {error}") from None
+            tree = read_yaml(read_text(path), FloatLoader)
+        except FileNotFoundError:
+            make = "/".join(path.parts[-3:])
+            raise StudyError(
+                f"study {self.name} has no presets; make {make} or give presets in the file"
+            ) from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise StudyError(f"cannot read the presets of study {self.name}: {path}: {in_words(error)}") from None
         if not isinstance(tree, dict):
             raise StudyError(f"{path}: a mapping of presets is wanted (quick, cpu, ...)")
         return tree
 
     def preset(self, name: str) -> Preset:
-        """Raises StudyError where there is none of that name or it is not valid."""
+        """With settings in place of the names of run presets. Raises StudyError where there is none of that name
+        or it is not valid."""
         presets = self.load_presets()
         if name not in presets:
             raise StudyError(f"study {self.name} has no preset {name!r}; {suggestion(name, presets)}")
+        tree: Any = presets[name]
+        if isinstance(tree, Mapping):
+            tree = expanded(tree, f"study {self.name}, preset {name}")
         try:
-            return Preset.model_validate(presets[name])
+            return Preset.model_validate(tree)
         except pydantic.ValidationError as error:
             problems = "\n".join(_problem(item) for item in error.errors())
             raise StudyError(f"study {self.name}, preset {name}:\n{problems}") from None
@@ -175,6 +184,8 @@ class StudySpec(Preset):
     question: str
     against: str
     objective: str
+    texts: Texts = {}
+    """What names of texts stood for at the launch, where the search chooses among them (``studies.pins``)."""
 
     @property
     def max_extra(self) -> int:
@@ -186,7 +197,9 @@ class StudySpec(Preset):
         return tuple(f"lr-x{factor:g}" for factor in self.checks.lr_factors)
 
     def to_dict(self) -> dict[str, Any]:
-        return self.model_dump(mode="json")
+        """Without an empty table of texts, so that earlier versions read what has none."""
+        tree = self.model_dump(mode="json")
+        return tree if self.texts else {name: value for name, value in tree.items() if name != "texts"}
 
     def hash(self) -> str:
         """Of everything that may not change between a launch and its continuation."""
@@ -194,6 +207,33 @@ class StudySpec(Preset):
 
 
 _MAY_CHANGE = ("trials", "max_pruned", "heartbeat", "description")
+
+
+def numbered(spec: StudySpec) -> dict[str, Any]:
+    """As it goes to the storage: with the number of its own format and of its base configuration's."""
+    tree = spec.to_dict()
+    return formats.SPEC.numbered({**tree, "base": formats.CONFIG.numbered(tree["base"])})
+
+
+def from_stored(tree: Mapping[str, Any], where: str) -> StudySpec:
+    """A specification from the storage, also of an older version: complete, so that it differs from one frozen now
+    in nothing but what was asked for.
+
+    Raises StudyError naming ``where`` and the field for what this version does not know, or a head that is not
+    here."""
+    tree = formats.SPEC.read(tree, where)
+    try:
+        base = config_from_stored(tree["base"], where).to_dict()
+        return StudySpec.model_validate({**tree, "base": base})
+    except pydantic.ValidationError as error:
+        problems = "\n".join(_problem(item) for item in error.errors())
+    except HeadError as error:
+        raise StudyError(f"{where} cannot be read: base: {error}") from None
+    except (ConfigError, RunError, KeyError) as error:
+        problems = f"base: {error}"
+    raise StudyError(
+        f"{where} cannot be read: {problems}\na newer workbench may have written it: {formats.UPDATE}"
+    ) from None
 
 
 def freeze(
@@ -214,8 +254,8 @@ def freeze(
         "name": name or f"{study.name}-{preset}",
         "study": study.name,
         "preset": preset,
-        "question": study.question,
-        "against": study.against,
+        "question": chosen.question or study.question,
+        "against": chosen.against or study.against,
         "objective": study.objective,
     }
     return _complete(spec, overrides or {})
@@ -336,16 +376,8 @@ def describe(params: Mapping[str, Any]) -> str:
     )
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """``did you mean x? known: x, y``."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"{hint}known: {', '.join(names) or '(none)'}"
-
-
 def _problem(item: Any) -> str:
     field = ".".join(str(part) for part in item["loc"] if part not in ("choices", "range"))
     message = str(item["msg"]).removeprefix("Value error, ")
-    given = "" if item["type"] in ("value_error", "missing") else f"; given: {item.get('input')!r}"
+    given = "" if item["type"] in ("value_error", "missing") else f"; given: {shortened(item.get('input'))}"
     return f"{field}: {message}{given}" if field else message

@@ -130,6 +130,11 @@ def planned_staffing(spec: StudySpec, home: Home, *, workers: int | None, thread
     return remembered(spec, home) or _no_more_than_runs(spec, guess)
 
 
+def device_staffing(spec: StudySpec, count: int) -> Staffing:
+    """For a dry run on devices that are not here: a worker a device."""
+    return _no_more_than_runs(spec, Staffing(Split(count, 1), "one a device"))
+
+
 def _chosen(spec: StudySpec, home: Home, cores: int, execute: str, note: Callable[[str], None]) -> Staffing:
     from workbench.speed import too_large
 

@@ -4,33 +4,48 @@
 
 ``calm study run`` starts these; the same command on another machine, with the same ``--storage``, joins in.
 ``--execute module:function`` replaces ``workbench.runner.execute`` (custom runners and tests). Exit codes:
-0 nothing left, 2 a mistake of the user ended the launch, 130 interrupted (the trial is queued again).
+0 nothing left, 1 likewise, but no trial completed (told by the launcher where there is one), 2 a mistake of the
+user ended the launch, 130 interrupted (the trial is queued again).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from studies import plan, storage
-from studies.objective import DEFAULT_RUNNER, Worker, cell_objective, load_runner, search_objective
+from studies import database, plan, presence, progress, recovery, storage
+from studies.display import ending_text
+from studies.objective import (
+    DEFAULT_RUNNER,
+    StorageAway,
+    TakenOver,
+    Worker,
+    cell_objective,
+    load_runner,
+    search_objective,
+)
 from studies.search_spec import HeartbeatSpec
 from studies.storage import Launch
-from workbench.errors import StudyError, UserError
+from workbench import interruption
+from workbench.errors import OutputError, StudyError, UserError
 from workbench.home import open_home
 from workbench.tracking import Followed, Tracker, open_tracker
 
-EXIT_USER, EXIT_INTERRUPTED = 2, 130
+EXIT_IN_VAIN, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
 POLL_SECONDS = 1.0
+GIVE_BACK_SECONDS = 2.0
+"""What an interrupted worker waits for the claim, to give its trial back."""
 SAME_FAILURES = 3
 """So many trials in a row with the same error end the launch."""
 
@@ -42,16 +57,28 @@ class Stop:
     """Signals and the parent's death, as one question."""
 
     parent: int | None = None
-    requested: bool = False
 
     def __call__(self) -> bool:
-        return self.requested or (self.parent is not None and os.getppid() != self.parent)
+        return interruption.requested() or (self.parent is not None and os.getppid() != self.parent)
+
+    def follow_parent(self) -> None:
+        """Be asked to stop, as by SIGTERM, once the launcher is no more: a new one starts its own workers."""
+
+        def watch() -> None:
+            while os.getppid() == self.parent:
+                time.sleep(POLL_SECONDS)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        if self.parent is not None:
+            threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-def work(worker: Worker, stop: Stop) -> None:
+def work(worker: Worker, stop: Callable[[], bool]) -> None:
     """Run trials until nothing is left, ``stop`` says so, or the launch was ended for an error.
 
-    Raises UserError where a trial met one, or all fail: the launch's ``abort`` then holds the message."""
+    A storage that does not answer was waited for already; then the worker ends, and whatever it leaves is taken up
+    again later. Raises StudyError for that and where all trials fail alike, and what else ends a launch, whose
+    ``abort`` then holds the message."""
     try:
         while not stop():
             launch = worker.launch = replace(worker.launch, spec=storage.stored_spec(worker.launch.search))
@@ -61,8 +88,14 @@ def work(worker: Worker, stop: Stop) -> None:
             if step == "done":
                 return
             if step == "wait":
-                time.sleep(POLL_SECONDS)
+                with interruption.released():
+                    time.sleep(POLL_SECONDS)
             stop_if_hopeless(worker)
+    except database.UNAVAILABLE as error:
+        again = f"continue with: calm study run {worker.launch.name}"
+        raise database.unusable(worker.launch.url, error, again) from None
+    except OutputError:  # this host's disk: others go on
+        raise
     except UserError as error:
         abort(worker.launch, error)
         raise
@@ -71,24 +104,20 @@ def work(worker: Worker, stop: Stop) -> None:
 def take(worker: Worker) -> plan.Step:
     """One step of the plan: run the trial it asks for, if any."""
     launch = worker.launch
-    lock = launch.claim_lock()
-    with lock.acquire():
+    with launch.claim() as claimed:
         for study in (launch.search, launch.cells):
-            for number in storage.recover(study, launch.spec.heartbeat):
-                log.warning("trial %d of %s: its worker died; queued again", number, study.study_name)
-        step = plan.next_step(launch.spec, launch.search, launch.cells)
+            for number in recovery.recover(study, launch.spec.heartbeat, launch.folder):
+                log.warning("trial %d of %s had lost its worker; queued again", number, study.study_name)
+        step = plan.next_step(launch.spec, launch.search, launch.cells, only_queued=worker.only_queued)
         if step in ("search", "cells"):
-            run_trial(worker, step, lambda: _claimed(worker, lock))
+            run_trial(worker, step, claimed.release)
     return step
 
 
-def _claimed(worker: Worker, lock: Any) -> None:
-    lock.release(force=True)
-    worker.interruptible = True
+def run_trial(worker: Worker, step: plan.Step, claimed: Callable[[], None]) -> None:
+    """Run one trial under ``optimize``, which keeps its heartbeat; give it back when it is interrupted.
 
-
-def run_trial(worker: Worker, step: plan.Step, claimed: Any) -> None:
-    """Run one trial under ``optimize``, which keeps its heartbeat; give it back when it is interrupted."""
+    Raises what ends the launch."""
     launch = worker.launch
     study = launch.search if step == "search" else launch.cells
     objective = search_objective if step == "search" else cell_objective
@@ -97,66 +126,85 @@ def run_trial(worker: Worker, step: plan.Step, claimed: Any) -> None:
         study.pruner = storage.make_pruner(launch.spec.pruner)
     try:
         study.optimize(lambda trial: objective(trial, worker, claimed), n_trials=1, catch=(Exception,))
-    except ValueError as error:
-        # tell() refuses a trial that was declared dead while this process was suspended: its successor
-        # has the run's record, nothing is lost.
-        if "Cannot tell a" not in str(error):
+    except (ValueError, optuna.exceptions.UpdateFinishedTrialError, TakenOver) as error:
+        # A trial that was declared dead while this process was suspended cannot be told an end: its successor has
+        # the run's folder, nothing is lost.
+        if isinstance(error, ValueError) and "Cannot tell a" not in str(error):
             raise
         log.warning("a trial of this worker was taken over by another: %s", error)
+    except StorageAway as away:
+        raise away.error from away.error.__cause__
+    except (AssertionError, UnboundLocalError) as error:
+        said = error.__context__  # Optuna's own, where the storage did not take how the trial ended
+        if isinstance(said, (*database.UNAVAILABLE, KeyboardInterrupt)):
+            raise said from said.__cause__
+        raise
     finally:
-        if worker.error is not None:
-            worker.interrupted.extend(_last_failed(study, worker))
-        for number in worker.interrupted:
-            storage.requeue(study, number)
+        claimed()  # where it was interrupted before it had signed
+        with contextlib.suppress(*database.UNAVAILABLE), launch.claim().within(GIVE_BACK_SECONDS) as mine:
+            if mine and worker.interrupted:  # what is not given back now is found later
+                recovery.give_back(study, worker.interrupted)
         worker.interrupted.clear()
     if worker.error is not None:
         raise worker.error
 
 
-def _last_failed(study: optuna.Study, worker: Worker) -> list[int]:
-    """The trial that met the user's mistake: it is queued again for when that is mended."""
-    mine = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get("worker") == worker.identity]
-    return [mine[-1].number] if mine and mine[-1].state == TrialState.FAIL else []
-
-
 def abort(launch: Launch, error: UserError) -> None:
-    """End the launch: every worker stops, and the launcher shows the message."""
-    launch.search.set_user_attr("abort", str(error))
+    """End the launch: every worker stops, and the launcher shows the message; from this worker's log where it
+    cannot be stored."""
+    with contextlib.suppress(*database.UNAVAILABLE):
+        launch.search.set_user_attr("abort", str(error))
 
 
 def stop_if_hopeless(worker: Worker) -> None:
     """Raises StudyError when the last trials all failed with one and the same error."""
     launch = worker.launch
-    trials = [*launch.search.get_trials(deepcopy=False), *launch.cells.get_trials(deepcopy=False)]
-    reason = repeated_failure(trials, launch.search.user_attrs.get("session", 0.0))
+    old = launch.search.user_attrs.get("old_failures") or {}
+    trials = [
+        trial
+        for name, study in (("search", launch.search), ("cells", launch.cells))
+        for trial in study.get_trials(deepcopy=False)
+        if trial.number not in old.get(name, ())
+    ]
+    reason = repeated_failure(trials)
     if reason is not None:
-        message = (
+        raise StudyError(
             f"the last {SAME_FAILURES} trials of {launch.name} failed with the same error: {reason}\n"
-            f"details: {launch.folder / 'logs'}; when it is mended: calm study retry {launch.name}, then "
-            f"calm study run {launch.name}"
+            f"details: {launch.folder / 'logs'}; when it is mended: calm study retry {launch.name} "
+            f"--queue, then calm study run {launch.name}"
         )
-        raise StudyError(message)
 
 
-def repeated_failure(trials: list[FrozenTrial], since: float) -> str | None:
-    """The error with which the last trials ended in this session, if they all failed with the same."""
-    ended = [t for t in trials if t.state.is_finished() and t.user_attrs.get("ended", -1.0) >= since]
-    last = sorted(ended, key=lambda t: t.user_attrs["ended"])[-SAME_FAILURES:]
-    reasons = {storage.failure_reason(t) for t in last if t.state == TrialState.FAIL}
-    hopeless = len(last) == SAME_FAILURES and all(t.state == TrialState.FAIL for t in last) and len(reasons) == 1
-    return reasons.pop() if hopeless else None
+def repeated_failure(trials: list[FrozenTrial]) -> str | None:
+    """The error with which the last trials that have ended did so, if they all failed with the same. The last in
+    the order in which the database made them, of both Optuna studies: hosts may disagree about the time. Bad
+    numbers are a result, and no error."""
+    ended = [t for t in trials if "ended" in t.user_attrs and "bad_numbers" not in t.user_attrs]
+    ended = [t for t in ended if t.state.is_finished()]
+    last = sorted(ended, key=lambda t: t._trial_id)[-SAME_FAILURES:]
+    reasons = [_without_names(t) for t in last if t.state == TrialState.FAIL]
+    same = len({reason.partition("; ")[0] for reason in reasons}) == 1  # what to do may differ with the moment
+    return reasons[-1] if same and len(reasons) == SAME_FAILURES else None
+
+
+def _without_names(trial: FrozenTrial) -> str:
+    """Why it failed, whatever its runs are called."""
+    reason = recovery.failure_reason(trial)
+    for run_id in trial.user_attrs.get("runs", []):
+        reason = reason.replace(run_id, "RUN")
+    return reason
 
 
 def open_launch(home_dir: str, name: str, url: str | None, *, checked: bool = False) -> Launch:
     """``checked``: the launcher has just used the storage. Raises StudyError where the launch is not there."""
     home = open_home(home_dir)
-    url = storage.storage_url(url, home)
-    loaded = storage.load(name, storage.open_storage(url, home, HeartbeatSpec(), checked=checked))
+    url = database.storage_url(url, home)
+    loaded = storage.load(name, database.open_storage(url, home, HeartbeatSpec(), checked=checked))
     if loaded is None:
-        raise StudyError(f"storage {storage.masked(url)} has no launch {name}; start it with `calm study run`")
+        raise StudyError(f"storage {database.masked(url)} has no launch {name}; start it with `calm study run`")
     spec = storage.stored_spec(loaded[0])
     if spec.heartbeat != HeartbeatSpec():
-        loaded = storage.load(name, storage.open_storage(url, home, spec.heartbeat, checked=True))
+        loaded = storage.load(name, database.open_storage(url, home, spec.heartbeat, checked=True))
         assert loaded is not None
     return Launch(home=home, url=url, spec=spec, search=loaded[0], cells=loaded[1])
 
@@ -164,8 +212,22 @@ def open_launch(home_dir: str, name: str, url: str | None, *, checked: bool = Fa
 def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
+    if hasattr(signal, "SIGUSR2"):
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a scheduler's word to the launcher, which passes it on
     stop = Stop(parent=args.parent)
-    launch = None
+    stop.follow_parent()
+    try:
+        with interruption.listening(), interruption.held():
+            return _session(args, stop)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_USER
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _session(args: argparse.Namespace, stop: Stop) -> int:
+    """The exit code. Raises UserError, also for a storage that does not answer, unless leaving was asked for."""
     try:
         launch = open_launch(args.home, args.launch, args.storage, checked=args.followed)
         tracker = _tracker(args, launch)
@@ -175,42 +237,39 @@ def main(arguments: list[str] | None = None) -> int:
             tracker=tracker,
             tracking_parent=(launch.search.user_attrs.get("tracking") or {}).get("parent"),
             threads=args.threads,
-            identity=storage.this_worker(args.worker),
+            identity=recovery.this_worker(args.worker),
             stopping=stop,
+            only_queued=args.only_queued,
         )
-        _handle_signals(worker, stop)
         log.info("worker %d of %s, %d thread(s)", args.worker, launch.name, args.threads)
-        try:
+        with contextlib.closing(tracker), presence.present(launch.folder, worker.identity):
             work(worker, stop)
-        finally:
-            tracker.close()
-    except UserError as error:
-        if launch is not None:
-            abort(launch, error)
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return EXIT_USER
-    except KeyboardInterrupt:
+            if stop():
+                return EXIT_INTERRUPTED
+            return 0 if args.parent is not None else _ending(launch)
+    except database.StorageAwayError as error:
+        if not stop():
+            raise
+        print(f"stopped: {error}", file=sys.stderr, flush=True)
         return EXIT_INTERRUPTED
-    return EXIT_INTERRUPTED if stop() else 0
+
+
+def _ending(launch: Launch) -> int:
+    """The exit code of a worker without a launcher, with a word where something failed."""
+    try:
+        state = progress.snapshot(launch)
+    except database.UNAVAILABLE:
+        return 0
+    if said := ending_text(launch.name, state):
+        log.warning("%s", said)
+    return EXIT_IN_VAIN if state.in_vain else 0
 
 
 def _tracker(args: argparse.Namespace, launch: Launch) -> Tracker:
     """What runs are mirrored by: the launcher where it says so, otherwise this process."""
     if args.followed:
         return Followed()
-    return open_tracker(args.tracking_uri, experiment=launch.name, home=launch.home)
-
-
-def _handle_signals(worker: Worker, stop: Stop) -> None:
-    """The first signal ends the run cleanly where one is under way; later ones do not disturb that."""
-
-    def handle(number: int, frame: object) -> None:
-        first, stop.requested = not stop.requested, True
-        if first and worker.interruptible:
-            raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, handle)
-    signal.signal(signal.SIGTERM, handle)
+    return open_tracker(args.tracking_uri, experiment=launch.name, home=launch.home, later=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -232,6 +291,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--followed", action="store_true", help="the parent mirrors the runs to the tracking server"
     )
+    parser.add_argument("--only-queued", action="store_true", help="run what is queued and nothing new")
     parser.add_argument("--execute", default=DEFAULT_RUNNER, help="module:function that runs a configuration")
     parser.add_argument("--parent", type=int, default=None, help="stop when this process is no longer the parent")
     return parser

@@ -5,7 +5,9 @@ hook must be installed before any of them is imported."""
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +15,16 @@ from typing import TYPE_CHECKING
 import pytest
 from jaxtyping import install_import_hook
 
+from tests.suites import pictures, shape_checks
+
 if TYPE_CHECKING:
     from workbench.data import Corpus
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; worker processes inherit it
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the hub, whether the machine has a network or not
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: tests must hear Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TENSOR_MODULES = [
     "workbench.posterior",
@@ -40,12 +48,38 @@ TENSOR_MODULES = [
     "workbench.temperature",
     "workbench.temperature_counts",
 ]
-install_import_hook(TENSOR_MODULES, "beartype.beartype")
+install_import_hook(TENSOR_MODULES, "tests.suites.shape_checks.checked")
+
+
+os.fsync = lambda descriptor: None
+"""No test cuts the power, and flushing to disk is what hand-made run folders take longest for. Tests of what is
+flushed, and when, watch the calls; processes that tests start flush as ever."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """A warning that one of our packages causes is an error."""
     config.addinivalue_line("filterwarnings", "error:::(workbench|studies|analysis)")
+    pictures.leave_blank()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Marks are ours: the suite of heads is part of the package, for projects that have other marks."""
+    if item.name.startswith("test_a_short_training"):
+        item.add_marker("slow")
+    if item.nodeid.startswith("tests/unit/analysis/"):  # reports are there to be looked at
+        item.add_marker("draws")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays; looking through it for garbage takes some percent of the time."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before the fixtures of a test, which may train and report."""
+    shape_checks.begin()
+    pictures.draw(item.get_closest_marker("draws") is not None)
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from workbench import draws
 from workbench.config import AutoencoderConfig
 from workbench.layers import ResidualMLP, RMSNorm, generator, initialise, mark_tied_output
 from workbench.posterior import Posterior, clipped_kl
@@ -30,16 +31,17 @@ class Autoencoder(nn.Module):
         self.config, self.chunk_size, self.vocab_size = config, chunk_size, vocab_size
         self.embedding = nn.Embedding(vocab_size, width)
         mark_tied_output(self.embedding)
-        self.encode_token = ResidualMLP(width, inner)
+        encoder, decoder = config.encoder_layers // 2, config.decoder_layers // 2
+        self.encode_token = _blocks(encoder, width, inner, config.norm_eps)
         self.squeeze = nn.Linear(chunk_size * width, width)
-        self.encode_chunk = ResidualMLP(width, inner)
-        self.latent_norm = RMSNorm(width)
+        self.encode_chunk = _blocks(encoder, width, inner, config.norm_eps)
+        self.latent_norm = RMSNorm(width, config.norm_eps)
         self.to_latent = nn.Linear(width, 2 * config.latent_dim)
         self.from_latent = nn.Linear(config.latent_dim, width)
-        self.decode_chunk = ResidualMLP(width, inner)
+        self.decode_chunk = _blocks(decoder, width, inner, config.norm_eps)
         self.expand = nn.Linear(width, chunk_size * width)
-        self.decode_token = ResidualMLP(width, inner)
-        self.output_norm = RMSNorm(width)
+        self.decode_token = _blocks(decoder, width, inner, config.norm_eps)
+        self.output_norm = RMSNorm(width, config.norm_eps)
         initialise(self, config.init, rng=generator(config.seed, "autoencoder-init"))
 
     def encode(self, chunks: Int[Tensor, "*batch k"]) -> Posterior:
@@ -86,7 +88,8 @@ class Autoencoder(nn.Module):
 
     def loss(self, chunks: Int[Tensor, "n k"], *, rng: torch.Generator) -> Float[Tensor, ""]:
         """K * cross-entropy per token + beta * sum_i max(lambda_KL, KL_i), with token dropout before the
-        encoder and dropout on z (METHOD section 1). The same under ``.train()`` and ``.eval()``."""
+        encoder and dropout on z (METHOD section 1); the mean over the chunks. The same under ``.train()`` and
+        ``.eval()``. Of a part of a batch with the noise of that part: see ``workbench.draws``."""
         posterior = self.encode(drop_tokens(chunks, self.config.token_dropout, rng=rng))
         latents = drop_latents(posterior.sample(rng=rng), self.config.latent_dropout, rng=rng)
         logits = self.logits(latents).float()
@@ -94,6 +97,13 @@ class Autoencoder(nn.Module):
         return self.chunk_size * reconstruction + self.config.kl_weight * clipped_kl(
             posterior, self.config.kl_floor
         )
+
+
+def _blocks(num: int, width: int, inner: int, eps: float) -> nn.Module:
+    """One residual block by itself, several in a row."""
+    if num == 1:
+        return ResidualMLP(width, inner, eps=eps)
+    return nn.Sequential(*(ResidualMLP(width, inner, eps=eps, num_outputs=num) for _ in range(num)))
 
 
 def _most_likely(logits: Float[Tensor, "*batch v"]) -> Int[Tensor, "*batch"]:
@@ -107,7 +117,7 @@ def drop_tokens(
     """Each token replaced by PAD_ID with the given probability."""
     if probability == 0.0:
         return chunks
-    keep = torch.rand(chunks.shape, generator=rng, device=chunks.device) >= probability
+    keep = draws.uniform(chunks.shape, axis=0, rng=rng) >= probability
     return torch.where(keep, chunks, PAD_ID)
 
 
@@ -117,5 +127,5 @@ def drop_latents(
     """Inverted dropout: kept entries are divided by 1 - p."""
     if probability == 0.0:
         return latents
-    keep = torch.rand(latents.shape, generator=rng, device=latents.device) >= probability
+    keep = draws.uniform(latents.shape, axis=0, rng=rng) >= probability
     return latents * keep / (1 - probability)

@@ -169,9 +169,9 @@ class Layer(nn.Module):
     def __init__(self, config: BackboneConfig, layer: int) -> None:
         super().__init__()
         assert config.mlp_width is not None, "resolve the configuration first"
-        self.attention_norm = RMSNorm(config.width)
+        self.attention_norm = RMSNorm(config.width, config.norm_eps)
         self.attention = Attention(config, layer)
-        self.mlp_norm = RMSNorm(config.width)
+        self.mlp_norm = RMSNorm(config.width, config.norm_eps)
         self.mlp = SwiGLU(config.width, config.mlp_width)
         mark_residual_output(self.mlp.down, num_outputs=2 * config.num_layers)
 
@@ -196,7 +196,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.config = config
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_layers))
-        self.norm = RMSNorm(config.width)
+        self.norm = RMSNorm(config.width, config.norm_eps)
 
     def forward(self, x: Float[Tensor, "b p d"], cache: KVCache | None = None) -> Float[Tensor, "b p d"]:
         """Hidden states, causally. With a cache, ``x`` continues what the cache holds and is added to it."""

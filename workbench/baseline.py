@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from workbench.backbone import Backbone, Branches, KVCache
 from workbench.config import BaselineConfig
+from workbench.finite import require_finite
 from workbench.language_model import (
     DistributionBranches,
     DistributionContext,
@@ -43,8 +44,11 @@ class BaselineNetwork(nn.Module):
         return out
 
     def log_probs(self, hidden: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch v"]:
+        """Raises NotFiniteError where logits are no numbers."""
         logits: Tensor = self.output(hidden)
-        return logits.float().log_softmax(-1)
+        found = logits.float().log_softmax(-1)
+        require_finite("the log probabilities", found[..., 0])  # a logit that is none makes its whole row so
+        return found
 
 
 class TokenBaseline(LanguageModel, DistributionModel):
@@ -75,7 +79,7 @@ class BaselineContext(DistributionContext):
     def __init__(self, network: BaselineNetwork, windows: Tensor) -> None:
         self.network = network
         self.cache = KVCache(capacity=windows.shape[1])
-        self.hidden = network(windows, self.cache)
+        self.hidden = require_finite("the hidden states", network(windows, self.cache))
 
     @torch.no_grad()
     def log_probs(self, index: Tensor) -> Tensor:

@@ -19,7 +19,6 @@ from workbench.records import CallPoint, Evaluation
 from workbench.uncertainty import summarise
 
 ENERGY = "energy"
-"""Stands for the solver of a head that has none."""
 
 
 def call_curve(
@@ -45,7 +44,7 @@ def call_curve(
     for number, variant in enumerate(variants):
         before = number * len(grid.windows)
         how = head_sampling(variant)
-        point = earlier.get((how["solver"] or ENERGY, how["network_calls"]))
+        point = earlier.get((how["solver"] or _kind(variant), how["network_calls"]))
         if point is None:
             report = None if progress is None else _shifted(progress, before, wanted)
             point = _point(variant, config, grid, vocab, known, report)
@@ -73,11 +72,17 @@ def _point(
         brier, seconds = summarise(scored.values, grid.clusters), time.perf_counter() - start
     return CallPoint(
         network_calls=how["network_calls"],
-        solver=how["solver"] or ENERGY,
+        solver=how["solver"] or _kind(model),
         infer_flops_per_token=flops.infer_flops_per_token(sampling_config(config, model), vocab),
         brier=brier,
         seconds=seconds,
     )
+
+
+def _kind(model: Calm) -> str:
+    """Stands for the solver of a head that has none."""
+    kind: str = model.network.head.config.kind
+    return kind
 
 
 def _variants(model: Calm, budgets: Sequence[int], solvers: Sequence[str]) -> list[Calm]:

@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from workbench import records
-from workbench.config import RunConfig, content_hash
-from workbench.config_file import build_config, flatten
+from workbench.config import content_hash
+from workbench.config_file import flatten, stored_config
 from workbench.errors import ConfigError, RunError
 from workbench.home import Home
 from workbench.pairs import Pair, align, compare_all
@@ -186,12 +185,7 @@ def _read(run_dir: Path, name: str, score: Scorer) -> Compared:
 
 
 def _tree(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / records.CONFIG
-    try:
-        config: RunConfig = build_config(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, ConfigError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from None
-    return config.to_dict()
+    return stored_config(run_dir / records.CONFIG).to_dict()
 
 
 def _differences(runs: Sequence[Compared]) -> list[tuple[str, list[str]]]:

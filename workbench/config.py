@@ -14,22 +14,28 @@ from typing import Any, Self
 import yaml
 from pydantic import model_validator
 
-from workbench.head_sections import DiffusionHeadConfig, EnergyHeadConfig, FlowHeadConfig, HeadConfig, Section
+from workbench import formats
+from workbench.data_sections import BYTE_VOCAB, DEFAULT_BPE_VOCAB, DataConfig, TokenizerConfig
+from workbench.head_sections import (
+    SOLVERS,
+    DiffusionHeadConfig,
+    EnergyHeadConfig,
+    FlowHeadConfig,
+    HeadConfig,
+    Section,
+    Seed,
+)
 from workbench.sections import (
-    BYTE_VOCAB,
-    DEFAULT_BPE_VOCAB,
     FAN_IN_BELOW_WIDTH,
     AutoencoderConfig,
     BackboneConfig,
     BaselineConfig,
     CalmConfig,
-    DataConfig,
     EvalConfig,
     Init,
     ModelConfig,
     OptimConfig,
     RuntimeConfig,
-    TokenizerConfig,
     TradeoffConfig,
     TrainConfig,
 )
@@ -65,7 +71,7 @@ class RunConfig(Section):
     """Everything a run depends on."""
 
     name: str | None = None
-    seed: int = 0
+    seed: Seed = 0
     data: DataConfig = DataConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     model: ModelConfig = CalmConfig()
@@ -84,6 +90,8 @@ class RunConfig(Section):
             )
         if self.train.block_len < 2 * k:
             raise ValueError(f"train.block_len {self.train.block_len} holds fewer than two chunks of {k}")
+        if self.train.cache_targets and self.data.streams:
+            raise ValueError("train.cache_targets wants a text that is kept; the corpus streams: set it to false")
         ids = self.data.tokenizer.num_ids
         if self.is_calm and self.train.cache_targets and ids**k >= 2**63:
             raise ValueError(
@@ -129,10 +137,8 @@ class RunConfig(Section):
         )
         model_update: dict[str, Any] = {"backbone": backbone, "init": init}
         if isinstance(self.model, CalmConfig):
-            blocks = self.model.head.num_blocks or max(2, layers // 4)
-            model_update["head"] = self.model.head.model_copy(
-                update={"num_blocks": blocks, **self.model.head.without_effect()}
-            )
+            head = self.model.head
+            model_update["head"] = head.model_copy(update={**head.chosen(layers), **head.without_effect()})
         ae = self.autoencoder
         ae_update: dict[str, Any] = {
             "mlp_width": ae.mlp_width or round(2.5 * ae.width),
@@ -158,7 +164,7 @@ class RunConfig(Section):
         eval_update: dict[str, Any] = {}
         if not isinstance(self.model, CalmConfig):  # the comparison by network calls is about a CALM's head ...
             eval_update = {"network_calls": (), "solvers": ()}
-        elif isinstance(self.model.head, EnergyHeadConfig):  # ... and this one has no solver
+        elif self.model.head.kind not in SOLVERS:  # ... and this one has no solver
             eval_update = {"solvers": ()}
         return self.model_copy(
             update={
@@ -172,7 +178,7 @@ class RunConfig(Section):
         )
 
     def _caches_targets(self) -> bool:
-        if not self.is_calm:
+        if not self.is_calm or self.data.streams:
             return False
         byte = self.data.tokenizer.kind == "byte"
         few = self.chunk_size == 1 or (byte and self.chunk_size <= 4 and self.autoencoder.latent_dim <= 64)
@@ -188,12 +194,13 @@ class RunConfig(Section):
         return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+        """As stored, with its format's number."""
+        return yaml.safe_dump(formats.CONFIG.numbered(self.to_dict()), sort_keys=False)
 
     def hash(self) -> str:
         """Of everything the result depends on: equal hash, equal experiment."""
         ignored = {"name"} if self.is_calm else {"name", "autoencoder"}
-        return content_hash({k: v for k, v in self.to_dict().items() if k not in ignored})
+        return content_hash({k: v for k, v in self.hashed().items() if k not in ignored})
 
 
 def content_hash(value: object, length: int = 16) -> str:

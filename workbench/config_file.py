@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,25 @@ import pydantic
 import yaml
 from pydantic import BaseModel
 
-from workbench.config import BaselineConfig, CalmConfig, RunConfig
-from workbench.errors import ConfigError
-from workbench.head_sections import HEAD_SECTIONS, SOLVERS, FlowHeadConfig, head_kind
+from workbench import formats
+from workbench.config import BaselineConfig, CalmConfig, RunConfig, content_hash
+from workbench.errors import ConfigError, RunError
+from workbench.given_files import read_text
+from workbench.head_sections import (
+    HEAD_SECTIONS,
+    OWN_HEAD,
+    SOLVERS,
+    FlowHeadConfig,
+    head_kind,
+    head_section,
+    owners_of,
+)
+from workbench.yaml_reading import in_words, read_yaml
 
 PRESETS = Path(__file__).parent / "presets"
+UNKNOWN = "unknown field"
+BUDGETS = (("train_flops", "train_tokens"), ("train_tokens", "train_flops"))
+"""Fields of ``train``, each with the other one."""
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -32,7 +47,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a nested mapping with dotted names set: ``{"model.chunk_size": 4}``."""
-    result: dict[str, Any] = copy.deepcopy(dict(tree))
+    result = _copied(tree)
     for dotted, value in overrides.items():
         node = result
         *parents, leaf = dotted.split(".")
@@ -45,6 +60,26 @@ def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dic
                 raise ConfigError(f"{dotted}: {where} is a value ({child!r}), not a section")
             node = child
         node[leaf] = value
+    return result
+
+
+def _copied(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Every mapping of it anew, the values as they are: studies do this for hundreds of settings."""
+    return {name: _copied(value) if isinstance(value, dict) else value for name, value in tree.items()}
+
+
+def laid_over(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a nested mapping with another one over it, section by section. A section whose ``kind`` changes is
+    replaced as a whole: the fields of the other kind mean nothing in it."""
+    result: dict[str, Any] = copy.deepcopy(dict(tree))
+    for name, value in changes.items():
+        before = result.get(name)
+        if not isinstance(value, Mapping) or not isinstance(before, dict):
+            result[name] = copy.deepcopy(value)
+        elif value.get("kind", before.get("kind")) != before.get("kind"):
+            result[name] = copy.deepcopy(dict(value))
+        else:
+            result[name] = laid_over(before, value)
     return result
 
 
@@ -63,9 +98,10 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 def _yaml_value(text: str, name: str) -> Any:
     try:
-        value = yaml.safe_load(text)
+        value = read_yaml(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {name}: {text!r} is not a YAML value") from error
+        why = f": {error}" if type(error) is yaml.YAMLError else ""
+        raise ConfigError(f"--set {name}: {shortened(text)} is not a YAML value{why}") from None
     if isinstance(value, str):  # YAML 1.1 reads 1e12 as text
         try:
             return float(value)
@@ -81,14 +117,19 @@ def build_config(tree: Mapping[str, Any], overrides: Mapping[str, Any] | None = 
     merged = with_overrides(tree, overrides or {})
     if isinstance(merged.get("model"), dict):
         merged["model"].setdefault("kind", "calm")
-    if isinstance(merged.get("train"), dict):  # a budget set on the command line replaces the file's
-        for budget, other in (("train.train_flops", "train_tokens"), ("train.train_tokens", "train_flops")):
-            if overrides and overrides.get(budget) is not None and f"train.{other}" not in overrides:
-                merged["train"].pop(other, None)
+    if isinstance(merged.get("train"), dict):
+        given = {name.removeprefix("train."): value for name, value in (overrides or {}).items()}
+        merged["train"] = one_budget(merged["train"], given)
     try:
         return RunConfig.model_validate(merged)
     except pydantic.ValidationError as error:
         raise ConfigError(explain(error, merged)) from None
+
+
+def one_budget(train: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The section ``train`` without a budget that one in ``given``, fields of it, replaces."""
+    replaced = [other for name, other in BUDGETS if given.get(name) is not None and other not in given]
+    return {name: value for name, value in train.items() if name not in replaced}
 
 
 def with_head_sampling(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
@@ -132,37 +173,108 @@ def require_effect(config: RunConfig, overrides: Mapping[str, Any]) -> None:
         if section != "model.head":
             continue
         if field not in type(head).model_fields:
-            owners = [kind for kind, other in HEAD_SECTIONS.items() if field in other.model_fields]
             raise ConfigError(
-                f"{name} has no effect: model.head.kind is {head.kind}, this is a field of {' and '.join(owners)}"
+                f"{name} has no effect: model.head.kind is {head.kind}, this is a field of "
+                f"{' and '.join(owners_of(field))}"
             )
-        if field == "solver" and getattr(head, field) != value:
+        if field == "solver" and head.kind in SOLVERS and getattr(head, field) != value:
             known = ", ".join(SOLVERS[head.kind])
             raise ConfigError(f"{name}: the {head.kind} head has the solvers {known}; {value!r} given")
 
 
 def load_config(path: Path | str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """Read a YAML configuration: a file, or the name of one in workbench/presets.
+    """Read a YAML configuration: a file, or the name of one in workbench/presets. One that says no format is
+    somebody's own and means this version's.
 
-    Raises ConfigError where it is missing, unreadable or invalid."""
+    Raises ConfigError where it is missing, unreadable or invalid, and RunError where a newer version wrote it."""
     path = _preset_or_file(Path(path))
+    if not os.path.lexists(path):
+        raise ConfigError(
+            f"there is no configuration {path}; give a YAML file, or a preset: {', '.join(preset_names())}"
+        )
+    if os.path.isdir(path):
+        raise ConfigError(
+            f"{path} is a folder and no configuration; give a YAML file, or a preset: {', '.join(preset_names())} "
+            f"(a text goes in --set data.corpus=text:{path})"
+        )
+    config = _of_format(_read_tree(path), path, formats.RUN, overrides)
+    require_effect(config, overrides or {})
+    return config
+
+
+def stored_config(path: Path | str) -> RunConfig:
+    """The ``config.yaml`` of a run, also of an older version.
+
+    Raises RunError where it is missing or damaged, or a newer version wrote it."""
+    path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        return _of_format(_read_tree(path), path, 0)
+    except ConfigError as error:
+        hint = f"\na newer workbench may have written it: {formats.UPDATE}" if UNKNOWN in str(error) else ""
+        raise RunError(f"{path} cannot be read: {error}{hint}") from None
+
+
+def config_from_stored(tree: Mapping[str, Any], where: object) -> RunConfig:
+    """Of a mapping that was stored in another file, for runs that are yet to come. Raises ConfigError for what is
+    no field of this version, and RunError where a newer one wrote it."""
+    return _of_format(tree, where, 0, going_on=True)
+
+
+def verified_config(path: Path | str, config_hash: str) -> RunConfig:
+    """``stored_config`` of the run whose record says ``config_hash``; the hash that it has now may be another, for
+    before there were formats a field could come without keeping it.
+
+    Raises RunError as well where the file was changed after the run had begun."""
+    config = stored_config(path)
+    if config.hash() != config_hash:
+        ignored = {formats.KEY, "name"} if config.is_calm else {formats.KEY, "name", "autoencoder"}
+        tree = _read_tree(Path(path))
+        if content_hash({key: value for key, value in tree.items() if key not in ignored}) != config_hash:
+            raise RunError(
+                f"{path} is not the configuration that its run was made with (hash {config.hash()}, the record "
+                f"says {config_hash}): it was changed afterwards; bring it back as it was"
+            )
+    return config
+
+
+def is_same_run(path: Path | str, config_hash: str, config: RunConfig) -> bool:
+    """Whether the run with the stored configuration ``path``, whose record says ``config_hash``, is one of
+    ``config``. Raises RunError as ``verified_config``."""
+    asked = config.hash()
+    return asked == config_hash or verified_config(path, config_hash).hash() == asked
+
+
+def _of_format(
+    tree: Mapping[str, Any],
+    where: object,
+    unnumbered: int,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    going_on: bool = False,
+) -> RunConfig:
+    """A parsed configuration; ``unnumbered`` is the format of one that says none."""
+    config = build_config(formats.CONFIG.read(tree, where, unnumbered=unnumbered), overrides)
+    number = tree.get(formats.KEY, unnumbered)
+    return config.as_before(number, going_on=going_on) if number < formats.RUN else config
+
+
+def _read_tree(path: Path) -> dict[str, Any]:
+    """Raises ConfigError for what cannot be read or holds no mapping."""
+    try:
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error}") from None
+        raise ConfigError(f"cannot read the configuration {path}: {in_words(error)}") from None
     try:
-        tree = yaml.safe_load(text)
+        tree = read_yaml(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
+        raise ConfigError(f"{path} is not YAML: {in_words(error)}") from None
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
         raise ConfigError(
             f"{path}: a mapping of sections is wanted (data, model, train, ...), found {type(tree).__name__}"
         )
-    config = build_config(tree, overrides)
-    require_effect(config, overrides or {})
-    return config
+    return tree
 
 
 def preset_names() -> list[str]:
@@ -171,10 +283,10 @@ def preset_names() -> list[str]:
 
 
 def _preset_or_file(path: Path) -> Path:
-    if path.exists() or path.suffix or len(path.parts) > 1:
+    if os.path.exists(path) or path.suffix or len(path.parts) > 1:
         return path
     preset = PRESETS / f"{path.name}.yaml"
-    if not preset.exists():
+    if not os.path.exists(preset):
         raise ConfigError(
             f"there is neither a file nor a preset {path.name!r}; presets: {', '.join(preset_names())}"
         )
@@ -187,8 +299,7 @@ def explain(error: pydantic.ValidationError, given: Mapping[str, Any]) -> str:
 
 
 def _explain_one(item: dict[str, Any], given: Mapping[str, Any]) -> str:
-    # pydantic puts the tag of a discriminated union ("calm") into the location
-    location = [str(p) for p in item["loc"] if p not in ("calm", "baseline", *HEAD_SECTIONS)]
+    location = _without_tags([str(part) for part in item["loc"]])
     field = ".".join(location)
     if item["type"] == "extra_forbidden":
         known = _known_fields(location[:-1], given)
@@ -196,11 +307,26 @@ def _explain_one(item: dict[str, Any], given: Mapping[str, Any]) -> str:
         hint = (
             f"did you mean {'.'.join([*location[:-1], close[0]])}?" if close else f"known here: {', '.join(known)}"
         )
-        return f"unknown field {field}; {hint}"
+        return f"{UNKNOWN} {field}; {hint}"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{field}: {message}" if field else message
-    return f"{field}: {message[0].lower()}{message[1:]}; given: {item.get('input')!r}"
+    return f"{field}: {message[0].lower()}{message[1:]}; given: {shortened(item.get('input'))}"
+
+
+def _without_tags(location: list[str]) -> list[str]:
+    """pydantic puts the tags of discriminated unions into the location: model, calm, head, energy, ..."""
+    if location[:1] == ["model"] and location[1:2] in (["calm"], ["baseline"]):
+        location = [location[0], *location[2:]]
+        if location[1:2] == ["head"] and location[2:3] and location[2] in (*HEAD_SECTIONS, OWN_HEAD):
+            location = [*location[:2], *location[3:]]
+    return location
+
+
+def shortened(value: object, most: int = 200) -> str:
+    """For messages: a wrong value may be a whole section."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]} ... ({len(text):,} characters)"
 
 
 def _known_fields(path: list[str], given: Mapping[str, Any]) -> list[str]:
@@ -213,7 +339,7 @@ def _known_fields(path: list[str], given: Mapping[str, Any]) -> list[str]:
             section = BaselineConfig if kind == "baseline" else CalmConfig
             continue
         if section is CalmConfig and name == "head":
-            section = HEAD_SECTIONS[head_kind(given.get("model", {}).get("head", {})) or "energy"]
+            section = head_section(head_kind(given.get("model", {}).get("head", {})) or "energy")
             continue
         field = section.model_fields.get(name)
         annotation = field.annotation if field else None

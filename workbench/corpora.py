@@ -29,6 +29,10 @@ class Source:
     name: str
     files: Sequence[Path]
     reader: Callable[[Sequence[Path]], Iterator[str]]
+    identity: tuple[str, ...] = ()
+    """What else its text depends on: names and commits on the hub."""
+    held_out: Callable[[], dict[str, list[str]]] | None = None
+    """Cleaned documents of splits that the text itself does not give."""
 
     def read(self) -> Iterator[str]:
         """One string a document, as stored. Raises DataError for what cannot be read."""
@@ -75,22 +79,19 @@ def find_corpora() -> list[tuple[str, str, bool]]:
     rows.append(
         ("json:PATH[:FIELD]", "JSON lines or a JSON array of your own; the field is 'text' by default", True)
     )
+    rows.append(("hub:NAME", "a data set on the hub (owner/set), or a folder like one; see data.hub", True))
     return rows
 
 
 def _unknown(name: str) -> str:
-    known = f"known corpora: {', '.join(CORPORA)}, text:PATH, json:PATH[:FIELD]"
+    known = f"known corpora: {', '.join(CORPORA)}, text:PATH, json:PATH[:FIELD], hub:NAME"
     prefix, colon, _ = name.partition(":")
-    if Path(name).expanduser().exists():
+    if os.path.exists(os.path.expanduser(name)):
         kind = "json" if name.endswith((".json", ".jsonl")) else "text"
         return f"unknown corpus {name!r}; it is a file or folder, so write {kind}:{name}"
-    if "/" in name or prefix.lower() in ("hf", "hub", "huggingface"):
-        offline = os.environ.get("HF_HUB_OFFLINE", "not set")
-        return (
-            f"the corpus {name!r} looks like a data set on a hub; those are not supported yet and nothing was "
-            f"downloaded (HF_HUB_OFFLINE: {offline}). Download its files and use json:PATH[:FIELD] or text:PATH; "
-            f"{known}"
-        )
+    if "/" in name or prefix.lower() in ("hf", "huggingface"):
+        rest = name.partition(":")[2] if prefix.lower() in ("hf", "huggingface") else name
+        return f"the corpus {name!r} looks like a data set on the hub; write hub:{rest}. {known}"
     if colon:
         return f"unknown kind of corpus {prefix + ':'!r} in {name!r}; {known}"
     close = difflib.get_close_matches(name.lower(), CORPORA, n=2)
@@ -119,7 +120,7 @@ def _exists(path: str) -> bool:
 
 def _matching(path: str, suffixes: tuple[str, ...]) -> list[Path]:
     """A file, the files of a folder with one of the suffixes, or what a pattern matches; sorted."""
-    full = Path(path).expanduser()
+    full = Path(os.path.expanduser(path))  # pathlib's raises for a user that does not exist
     if full.is_file():
         return [full.resolve()]
     if full.is_dir():
@@ -254,8 +255,13 @@ CORPORA: dict[str, Registered] = {
 _LINE_ENDS = re.compile("\r\n?|[\x85\u2028\u2029]")
 _UNWANTED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
-_TRAILING = re.compile(r"[ \t\u00a0]+$", re.MULTILINE)
+_TRAILING = re.compile(r"(?<![ \t\u00a0])[ \t\u00a0]+$", re.MULTILINE)  # looked at once, however many there are
 _BLANK_LINES = re.compile(r"\n{4,}")
+_MARK = "[\u0300-\u036f\u0483-\u0489\u0591-\u05bd\u0610-\u061a\u064b-\u065f"
+_MARK += "\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
+_MANY_MARKS = re.compile(f"(?={_MARK})(?<={_MARK}{{64}})")
+"""Within a run of combining marks, behind the 64th and each further one: sorting such a run takes the square of
+its length, so what follows is composed apart."""
 
 
 def clean(text: str) -> str:
@@ -264,6 +270,7 @@ def clean(text: str) -> str:
     text = _LINE_ENDS.sub("\n", text)
     text = _UNWANTED.sub("", text)
     if not text.isascii():
-        text = unicodedata.normalize("NFC", _SURROGATES.sub("�", text))
+        pieces = _MANY_MARKS.split(_SURROGATES.sub("�", text))
+        text = "".join(unicodedata.normalize("NFC", piece) for piece in pieces)
     text = _TRAILING.sub("", text)
     return _BLANK_LINES.sub("\n\n\n", text).strip("\n")

@@ -8,32 +8,41 @@ the next for validation, the last for testing.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from workbench.cache import cached, sound
 from workbench.config import DEFAULT_BPE_VOCAB, DataConfig, TokenizerConfig, content_hash
 from workbench.corpora import Source, clean, find_source
 from workbench.errors import DataError
-from workbench.files import build_once, locked, read_json, writable_folder, write_json
-from workbench.tokenizer import END_ID, BpeTokenizer, ByteTokenizer, Tokenizer, load_tokenizer
+from workbench.files import locked, raise_unreadable, read_json, writable_folder, write_json
+from workbench.hub_corpus import hub_source
+from workbench.pretrained_tokenizer import pinned, pretrained_tokenizer
+from workbench.progress import Display, NoDisplay
+from workbench.splits import SPLITS, digest, split_documents
+from workbench.tokenizer import (
+    END_ID,
+    BpeTokenizer,
+    ByteTokenizer,
+    Tokenizer,
+    load_tokenizer,
+)
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
 LEAST_TOKENS = 2048
-LEAST_DOCUMENTS = 10
-"""With fewer different documents, each is cut into spans instead."""
 
+_SHOWN_EVERY = 200
+"""Documents."""
 _FORMAT = 1
 """Raise it when cleaning, splitting or the files change: every corpus is then prepared anew."""
 
@@ -57,37 +66,88 @@ class Corpus:
     tokens: Mapping[str, Tokens]
     document_starts: Mapping[str, Ints]
     num_bytes: Mapping[str, int]
+    held_out: frozenset[str] = frozenset()
+    """Hashes of documents that come from splits of their own (``data.hub.evaluation``)."""
 
 
-def prepare(config: DataConfig, cache_dir: Path, *, least_tokens: int = LEAST_TOKENS) -> Corpus:
+def prepare(
+    config: DataConfig, cache_dir: Path, *, least_tokens: int = LEAST_TOKENS, display: Display | None = None
+) -> Corpus:
     """The corpus of a configuration, from ``cache_dir / "corpora"`` or made and put there.
 
     Nothing is read again while the files' sizes and times are unchanged; processes that ask at the
-    same time do the work once. The text is held in memory while it is prepared. Raises DataError for a
-    corpus that is unknown, unreadable, empty, or with fewer than ``least_tokens`` tokens in a split."""
-    source = find_source(config.corpus)
+    same time do the work once. The text is held in memory while it is prepared. What the cache holds is
+    made anew where it is damaged. Of a stream (``data.hub.streaming``) the training split is a sample, and
+    ``workbench.batches`` reads the rest. Raises DataError for a corpus that is unknown, unreadable, empty, or
+    with fewer than ``least_tokens`` tokens in a split."""
+    source = source_of(config)
     root = Path(cache_dir) / "corpora"
     index = root / "index" / f"{_index_key(config, source)}.json"
-    folder = _prepared(index, root)
-    if folder is None:
+    corpus = _prepared(index, root, config)
+    if corpus is None:
         writable_folder(index.parent)
         with locked(index.with_suffix(".lock")):
-            folder = _prepared(index, root)
-            if folder is None:
-                folder = _make(config, source, root, least_tokens)
-                write_json(index, {"hash": folder.name})
-    corpus = _load(folder, config.corpus)
-    _require({s: len(corpus.tokens[s]) for s in SPLITS}, least_tokens, config.corpus)
+            corpus = _prepared(index, root, config)
+            if corpus is None:
+                corpus = _make(config, source, root, least_tokens, display or NoDisplay())
+                write_json(index, _pointer(index, corpus.hash))
+    _require({s: len(corpus.tokens[s]) for s in SPLITS}, least_tokens, config)
     return corpus
 
 
+def prepared_bytes(config: DataConfig, cache_dir: Path) -> int | None:
+    """UTF-8 bytes of the text where ``prepare`` would find it in the cache, which is not checked. None where
+    it would be made, or that cannot be told."""
+    root = Path(cache_dir) / "corpora"
+    try:
+        if not (root / "index").is_dir():  # nothing is asked for in vain
+            return None
+        pointer = read_json(root / "index" / f"{_index_key(config, source_of(config))}.json")
+        about = read_json(root / pointer["hash"] / "corpus.json")
+        return sum(int(about["num_bytes"][split]) for split in SPLITS)
+    except (DataError, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def source_of(config: DataConfig) -> Source:
+    """Where the text comes from. Raises DataError."""
+    return hub_source(config) if config.hub is not None else find_source(config.corpus)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A text that was read and cleaned, not prepared."""
+
+    hash: str
+    """Of the corpus that it would become."""
+    num_documents: int
+    num_bytes: int
+
+
+def survey(config: DataConfig) -> Survey:
+    """Read a text without keeping it or writing anything. Raises DataError as ``prepare`` does for what cannot be
+    read, and where there is no text."""
+    source = source_of(config)
+    documents = itertools.islice((text for text in map(clean, source.read()) if text), config.max_documents)
+    found = [(digest(text), len(text.encode())) for text in documents]
+    if not found:
+        raise DataError(f"the corpus {source.name!r} holds no text; give files with text in them")
+    digests = sorted(digest for digest, _ in found)
+    return Survey(content_hash([_settings(config), digests]), len(found), sum(size for _, size in found))
+
+
 def training_blocks(
-    tokens: npt.NDArray[np.integer[Any]], num_blocks: int, block_len: int, rng: np.random.Generator
+    tokens: npt.NDArray[np.integer[Any]],
+    num_blocks: int,
+    block_len: int,
+    rng: np.random.Generator,
+    part: slice = slice(None),
 ) -> Ints:
     """(num_blocks, block_len) ids; blocks start at random token offsets, so that no alignment of chunks
-    is privileged. Raises DataError where the text is shorter than a block."""
+    is privileged. ``part``: of these blocks only those, as they are among all. Raises DataError where the text is
+    shorter than a block."""
     require_block(tokens, block_len)
-    starts = rng.integers(0, len(tokens) - block_len + 1, size=num_blocks)
+    starts = rng.integers(0, len(tokens) - block_len + 1, size=num_blocks)[part]
     return np.asarray(tokens[starts[:, None] + np.arange(block_len)], dtype=np.int64)
 
 
@@ -112,7 +172,8 @@ def _index_key(config: DataConfig, source: Source) -> str:
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror or error}") from None
         stats.append([str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
-    return content_hash([config.model_dump(mode="json"), _settings(config), stats])
+    stats += [[name] for name in source.identity]
+    return content_hash([config.hashed(), _settings(config), stats])
 
 
 def _settings(config: DataConfig) -> dict[str, Any]:
@@ -120,66 +181,132 @@ def _settings(config: DataConfig) -> dict[str, Any]:
     tokenizer: dict[str, Any] = {"kind": config.tokenizer.kind}
     if config.tokenizer.kind == "bpe":
         tokenizer |= {"vocab_size": _bpe_vocab(config.tokenizer), "library": version("tokenizers")}
+    if config.tokenizer.kind == "pretrained":
+        found = pinned(config.tokenizer, offline=config.offline)
+        ids = {name: getattr(found, name) for name in ("sha256", "end_id", "pad_id", "vocab_size")}
+        tokenizer |= {**ids, "library": version("tokenizers")}
     fractions = [config.validation_fraction, config.test_fraction]
-    return {"format": _FORMAT, "tokenizer": tokenizer, "fractions": fractions}
+    settings: dict[str, Any] = {"format": _FORMAT, "tokenizer": tokenizer, "fractions": fractions}
+    if config.hub is not None and config.streams:  # what is read later depends on them
+        settings["stream"] = {"corpus": config.corpus, **config.hub.hashed()}
+    return settings
 
 
-def _prepared(index: Path, root: Path) -> Path | None:
-    """Folder of the corpus an index file points to, if both are there."""
+def _pointer(index: Path, corpus_hash: str) -> dict[str, str]:
+    """Content of an index file: which corpus, and a checksum that goes with the file's own name."""
+    return {"hash": corpus_hash, "checksum": content_hash([index.stem, corpus_hash])}
+
+
+def _prepared(index: Path, root: Path, config: DataConfig) -> Corpus | None:
+    """The corpus an index file points to, if both are there and sound."""
     try:
-        folder = root / str(read_json(index)["hash"])
-    except (OSError, ValueError, KeyError, TypeError):
+        pointer = read_json(index)
+        folder = root / pointer["hash"]
+        if pointer != _pointer(index, folder.name):
+            raise ValueError("its checksum differs")
+    except FileNotFoundError:
         return None
-    return folder if folder.is_dir() else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise_unreadable(index, error)
+        logger.warning("%s is not used (%s); it is made anew", index, error)
+        return None
+    try:
+        return _load(folder, config) if sound(folder) else None
+    except DataError:
+        return None  # whoever makes it anew says why
 
 
-def _make(config: DataConfig, source: Source, root: Path, least_tokens: int) -> Path:
+def _make(config: DataConfig, source: Source, root: Path, least_tokens: int, display: Display) -> Corpus:
     logger.info("preparing the corpus %s (%d files)", source.name, len(source.files))
+    held_out = source.held_out() if source.held_out is not None else {}  # the little first: it may not do
     documents = (text for text in map(clean, source.read()) if text)
     texts = list(itertools.islice(documents, config.max_documents))
     if not texts:
         raise DataError(f"the corpus {source.name!r} holds no text; give files with text in them")
-    digests = sorted(_digest(text) for text in texts)
-    folder = root / content_hash([_settings(config), digests])
-    return build_once(folder, lambda temporary: _build(config, source.name, texts, temporary, least_tokens))
+    digests = [sorted(map(digest, texts)), *([sorted(map(digest, held_out[s])) for s in sorted(held_out)])]
+    folder = root / content_hash([_settings(config), *digests])
+    return cached(
+        folder,
+        build=lambda temporary: _build(config, texts, held_out, temporary, least_tokens, display),
+        load=lambda made: _load(made, config),
+    )
 
 
-def _build(config: DataConfig, name: str, texts: list[str], folder: Path, least_tokens: int) -> None:
-    splits = split_documents(texts, config.validation_fraction, config.test_fraction)
-    tokenizer = _make_tokenizer(config.tokenizer, splits["train"])
+def _build(
+    config: DataConfig,
+    texts: list[str],
+    held_out: Mapping[str, list[str]],
+    folder: Path,
+    least_tokens: int,
+    display: Display,
+) -> None:
+    hashes = {digest(text) for documents in held_out.values() for text in documents}
+    if held_out:
+        splits = {"train": [text for text in texts if digest(text) not in hashes], **held_out}
+    else:
+        splits = split_documents(texts, config.validation_fraction, config.test_fraction)
+    tokenizer = _make_tokenizer(config, splits["train"], display)
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
-    arrays = {split: _tokenize(splits[split], tokenizer, dtype) for split in SPLITS}
-    _require({split: len(tokens) for split, (tokens, _) in arrays.items()}, least_tokens, name)
+    arrays: dict[str, tuple[Tokens, Ints]] = {}
+    for split in SPLITS:
+        display.stage(f"tokenising {split} of {config.corpus}", len(splits[split]))
+        arrays[split] = _tokenize(splits[split], tokenizer, dtype, display)
+    _require({split: len(tokens) for split, (tokens, _) in arrays.items()}, least_tokens, config)
     for split, (tokens, starts) in arrays.items():
-        np.save(folder / f"{split}.npy", tokens)
-        np.save(folder / f"{split}.starts.npy", starts)
+        _save(folder / f"{split}.npy", tokens)
+        _save(folder / f"{split}.starts.npy", starts)
     tokenizer.save(folder)
     num_bytes = {split: sum(len(text.encode()) for text in splits[split]) for split in SPLITS}
-    write_json(folder / "corpus.json", {"settings": _settings(config), "num_bytes": num_bytes})
-    logger.info("prepared %s: %s tokens", name, {split: len(tokens) for split, (tokens, _) in arrays.items()})
+    about: dict[str, Any] = {"settings": _settings(config), "num_bytes": num_bytes}
+    write_json(folder / "corpus.json", {**about, **({"held_out": sorted(hashes)} if held_out else {})})
+    logger.info(
+        "prepared %s: %s tokens", config.corpus, {split: len(tokens) for split, (tokens, _) in arrays.items()}
+    )
 
 
-def _load(folder: Path, name: str) -> Corpus:
+def _load(folder: Path, config: DataConfig) -> Corpus:
+    """Raises DataError where the files are none of a corpus of these settings, UnreadableError where they may not
+    be read."""
     try:
-        num_bytes = read_json(folder / "corpus.json")["num_bytes"]
-        tokens = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}
-        starts = {split: np.load(folder / f"{split}.starts.npy") for split in SPLITS}
+        about = read_json(folder / "corpus.json")
+        num_bytes = {split: int(about["num_bytes"][split]) for split in SPLITS}
+        if about["settings"] != _settings(config):
+            raise ValueError("it is of other settings")
+        tokens = {split: _array(folder / f"{split}.npy", "u", mapped=True) for split in SPLITS}
+        starts = {split: _array(folder / f"{split}.starts.npy", "i") for split in SPLITS}
         tokenizer = load_tokenizer(folder)
+        held_out = frozenset(map(str, about.get("held_out", ())))
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"the prepared corpus in {folder} is damaged ({error}); delete that folder and try again"
-        ) from None
-    return Corpus(name, folder.name, tokenizer, tokenizer.vocab_size, tokens, starts, num_bytes)
+        raise_unreadable(folder, error)
+        raise DataError(f"the prepared corpus in {folder} is damaged ({error})") from None
+    return Corpus(config.corpus, folder.name, tokenizer, tokenizer.vocab_size, tokens, starts, num_bytes, held_out)
 
 
-def _require(num_tokens: Mapping[str, int], least_tokens: int, name: str) -> None:
+def _save(path: Path, array: npt.NDArray[Any]) -> None:
+    """As ``np.save``, which does not say why a disk refused the rest of an array when it is given a real file."""
+    with open(path, "wb") as file:
+        plain: Any = SimpleNamespace(write=file.write)
+        np.save(plain, array, allow_pickle=False)
+
+
+def _array(path: Path, kind: str, *, mapped: bool = False) -> npt.NDArray[Any]:
+    """Of one dimension and a ``kind`` of numpy's. Raises ValueError for another, and for a pickle."""
+    array: npt.NDArray[Any] = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    if array.ndim != 1 or array.dtype.kind != kind:
+        raise ValueError(f"{path.name} holds {array.dtype} in {array.ndim} dimensions")
+    return array
+
+
+def _require(num_tokens: Mapping[str, int], least_tokens: int, config: DataConfig) -> None:
     least = max(1, least_tokens)
     if min(num_tokens.values()) < least:
         counts = ", ".join(f"{split} {num:,}" for split, num in num_tokens.items())
+        change = "data.validation_fraction, data.test_fraction or data.max_documents"
+        if config.hub is not None and config.hub.evaluation is not None:
+            change = "data.hub.evaluation (validation and test are splits of their own) or data.max_documents"
         raise DataError(
-            f"the corpus {name!r} is too small: at least {least:,} tokens are wanted in each split, "
-            f"there are: {counts}. Give more text, or change data.validation_fraction, data.test_fraction "
-            "or data.max_documents"
+            f"the corpus {config.corpus!r} is too small: at least {least:,} tokens are wanted in each split, "
+            f"there are: {counts}. Give more text, or change {change}"
         )
 
 
@@ -190,16 +317,26 @@ def _bpe_vocab(config: TokenizerConfig) -> int:
     return config.vocab_size or DEFAULT_BPE_VOCAB
 
 
-def _make_tokenizer(config: TokenizerConfig, train: Iterable[str]) -> Tokenizer:
-    return ByteTokenizer() if config.kind == "byte" else BpeTokenizer.train(train, _bpe_vocab(config))
+def _make_tokenizer(config: DataConfig, train: Sequence[str], display: Display) -> Tokenizer:
+    wanted = config.tokenizer
+    if wanted.kind == "pretrained":
+        return pretrained_tokenizer(wanted, offline=config.offline)
+    if wanted.kind == "byte":
+        return ByteTokenizer()
+    display.stage(f"training the tokenizer on {config.corpus}", len(train))
+    return BpeTokenizer.train(train, _bpe_vocab(wanted), display.advance)
 
 
-def _tokenize(texts: Sequence[str], tokenizer: Tokenizer, dtype: np.dtype[Any]) -> tuple[Tokens, Ints]:
+def _tokenize(
+    texts: Sequence[str], tokenizer: Tokenizer, dtype: np.dtype[Any], display: Display
+) -> tuple[Tokens, Ints]:
     """Ids of all documents, each followed by END_ID, and where each starts."""
     end = np.array([END_ID], dtype=dtype)
     pieces: list[npt.NDArray[Any]] = []
     starts, offset = [], 0
-    for text in texts:
+    for number, text in enumerate(texts):
+        if number % _SHOWN_EVERY == 0:
+            display.advance(number)
         ids = tokenizer.encode(text).astype(dtype)
         pieces += [ids, end]
         starts.append(offset)
@@ -209,85 +346,3 @@ def _tokenize(texts: Sequence[str], tokenizer: Tokenizer, dtype: np.dtype[Any]) 
 
 
 # ---- splits ------------------------------------------------------------------------------------
-
-
-def split_documents(
-    texts: Sequence[str], validation_fraction: float, test_fraction: float
-) -> dict[str, list[str]]:
-    """Documents by split, each split in the order of the documents' hashes.
-
-    The fractions are of characters and are met as nearly as whole documents allow, with at least one
-    document in each split. Equal documents count as one and go together. With fewer than
-    ``LEAST_DOCUMENTS`` different ones, contiguous spans of each document (see ``cut_document``)."""
-    copies = Counter(texts)
-    different = sorted(copies, key=_digest)
-    if len(different) < LEAST_DOCUMENTS:
-        spans = [
-            cut_document(text, validation_fraction, test_fraction)
-            for text in different
-            for _ in range(copies[text])
-        ]
-        return {split: [s[i] for s in spans if s[i]] for i, split in enumerate(SPLITS)}
-    sizes = np.array([len(text) * copies[text] for text in different])
-    total = int(sizes.sum())
-    everything = list(range(len(different)))
-    validation = _choose(sizes, everything, validation_fraction * total)
-    rest = sorted(set(everything) - set(validation))
-    test = _choose(sizes, rest, test_fraction * total)
-    train = sorted(set(rest) - set(test))
-    if not train:  # fractions that add up to nearly everything
-        train = [max(validation, test, key=len).pop()]
-    members = {"train": train, "validation": validation, "test": test}
-    return {
-        split: [different[i] for i in sorted(indices) for _ in range(copies[different[i]])]
-        for split, indices in members.items()
-    }
-
-
-def cut_document(text: str, validation_fraction: float, test_fraction: float) -> tuple[str, str, str]:
-    """The first, middle and last part of a text, cut after a line where one ends nearby, else after a
-    word; joined they are the text."""
-    first = _cut_near(text, round(len(text) * (1.0 - validation_fraction - test_fraction)))
-    second = max(first, _cut_near(text, round(len(text) * (1.0 - test_fraction))))
-    return text[:first], text[first:second], text[second:]
-
-
-def _cut_near(text: str, at: int, reach: int = 200) -> int:
-    for separator in ("\n", " "):
-        found = text.find(separator, at, at + min(reach, len(text) // 50))
-        if found >= 0:
-            return found + 1
-    return at
-
-
-def _choose(sizes: Ints, candidates: Sequence[int], target: float) -> list[int]:
-    """Some of the candidates (at least one, not all), in order, whose sizes add up to nearly ``target``."""
-    chosen: list[int] = []
-    total = 0
-    for i in candidates:
-        if total + sizes[i] <= target and len(chosen) < len(candidates) - 1:
-            chosen.append(i)
-            total += int(sizes[i])
-        if total >= 0.99 * target:
-            return chosen
-    if not chosen:
-        return [min(candidates, key=lambda i: (sizes[i], i))]
-    if len(candidates) <= 1000:  # else the error is small already
-        _improve(sizes, candidates, chosen, target)
-    return chosen
-
-
-def _improve(sizes: Ints, candidates: Sequence[int], chosen: list[int], target: float) -> None:
-    """Exchange one document at a time while that brings the sum nearer to the target."""
-    while True:
-        others = np.array([i for i in candidates if i not in set(chosen)])
-        error = target - sizes[chosen].sum()
-        gains = sizes[others][None, :] - sizes[chosen][:, None]  # (chosen, others)
-        out, into = np.unravel_index(np.argmin(np.abs(error - gains)), gains.shape)
-        if abs(error - gains[out, into]) >= abs(error):
-            return
-        chosen[out] = int(others[into])
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from workbench.config import CalmConfig, EnergyHeadConfig, RunConfig
 from workbench.gradient_norms import diagnose_gradient_norms
@@ -32,6 +33,35 @@ def diagnose_config(config: RunConfig) -> list[Diagnostic]:
             "(published: 1)",
         )
     ]
+
+
+def diagnose_beginning(environment: Mapping[str, Any]) -> list[Diagnostic]:
+    """Of a run that starts from another one's weights, or goes on from its own, whose head had other code: what
+    they mean there nobody knows. It is no refusal, as mending a head and going on is what one may want."""
+    beginning, found = environment.get("initial") or {}, []
+    if why := _other_code(environment, beginning):
+        found.append(
+            f"the weights of {beginning.get('name')!r}, from which this run starts, were trained with {why}; "
+            "where they mean something else now, offer that code, or start without train.init_from"
+        )
+    for earlier in environment.get("earlier") or []:
+        if why := _other_code(environment, earlier):
+            found.append(
+                f"this run was begun with {why}; where its weights mean something else now, offer that code, or "
+                "begin the run anew under another --name"
+            )
+    return [Diagnostic(code="other_head_code", message=message) for message in dict.fromkeys(found)][:1]
+
+
+def _other_code(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+    """How the codes of an own head differ; empty where they do not, or nothing is known."""
+    new, old = here.get("own_head") or {}, there.get("own_head") or {}
+    if not new.get("code_hash") or not old.get("code_hash") or new["code_hash"] == old["code_hash"]:
+        return ""
+    return (
+        f"other code of the head {new.get('kind')!r}: {old.get('source')} with hash {old['code_hash']}, "
+        f"{new.get('source')} here has {new['code_hash']}"
+    )
 
 
 def diagnose_training(config: RunConfig, points: Sequence[TrainPoint], warmup_steps: int) -> list[Diagnostic]:
@@ -155,7 +185,24 @@ def diagnose_overlap(overlap: Overlap) -> list[Diagnostic]:
 def not_finite(reason: str) -> Diagnostic:
     return Diagnostic(
         code="not_finite",
-        message=f"training stopped: {reason}; lower optim.lr, or raise model.head.num_samples or alpha",
+        message=f"training stopped: {reason}; lower optim.lr; of an energy head raise num_samples or alpha; "
+        "a head of your own is tried with calm heads check",
+    )
+
+
+def diverged(reason: str) -> Diagnostic:
+    return Diagnostic(
+        code="diverged",
+        message=f"training stopped: {reason}; lower optim.lr, lengthen optim.warmup_fraction, or lower optim.clip "
+        "(train.stop_diverged: false trains on)",
+    )
+
+
+def collapsed(reason: str) -> Diagnostic:
+    return Diagnostic(
+        code="collapsed",
+        message=f"no language model was trained: {reason}; raise autoencoder.kl_floor, lower "
+        "autoencoder.kl_weight or autoencoder.lr, or give it more steps (train.stop_diverged: false trains on)",
     )
 
 

@@ -14,6 +14,11 @@ class ConfigError(UserError):
     """A configuration field is unknown, of the wrong type or out of range."""
 
 
+class HeadError(ConfigError):
+    """A head from outside the package is not here, cannot be loaded, fails or returns something else than a head
+    must."""
+
+
 class DataError(UserError):
     """A corpus is missing, unreadable, empty or too small, or a scored function returns something else than was
     asked."""
@@ -29,6 +34,15 @@ class TrackingError(UserError):
 
 class RunError(UserError):
     """A run folder is missing, incomplete or of another kind than needed."""
+
+
+class UnreadableError(RunError):
+    """A file is there and may well be sound, but the system does not give it out: no permission, a faulty disk, a
+    file server that is away. Nothing may be replaced, set aside or made anew because of it."""
+
+
+class NotFiniteError(RunError):
+    """The loss, a gradient, the weights or what the model makes of them are not numbers any more."""
 
 
 class OutputError(UserError):

@@ -5,8 +5,8 @@ Letters: W windows, T tokens of a window (eval.context_len), n positions of a wi
 
 from __future__ import annotations
 
-import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +19,11 @@ import torch
 
 from workbench import files
 from workbench.brier import distribution_brier, sampled_brier, text_log_probs
+from workbench.cache import cached
 from workbench.config import EvalConfig, content_hash
 from workbench.data import Corpus
+from workbench.errors import NotFiniteError
+from workbench.finite import require_finite
 from workbench.grid import Grid, evaluation_grid
 from workbench.growth import Growth, grow
 from workbench.language_model import DistributionModel, LanguageModel, SampledModel
@@ -75,7 +78,7 @@ def evaluate(
 ) -> Scores:
     """Score a model. With ``to_target`` and ``eval.target_se`` more windows, then more rounds of samples, are
     drawn until BrierLM's standard error is reached, the text or the budget is spent. ``progress(done, wanted)``
-    counts windows."""
+    counts windows. Raises NotFiniteError where what the model makes, or a number found, is not finite."""
     start = time.perf_counter()
     found = _draw(model, config, grid, corpus, to_target and config.target_se is not None, progress)
     grid = found.grid
@@ -97,6 +100,7 @@ def evaluate(
     if isinstance(model, Calm):
         how = head_sampling(model)
         evaluation = evaluation.model_copy(update={**context_use(model, config, grid), **how})
+    _require_finite(evaluation)
     evaluation.seconds = time.perf_counter() - start
     positions = PositionScores(
         fingerprint=grid.fingerprint,
@@ -108,6 +112,14 @@ def evaluate(
         cross_entropy=per_window,
     )
     return Scores(evaluation, positions, grid)
+
+
+def _require_finite(evaluation: Evaluation) -> None:
+    """Means of numbers may overflow all the same, and a line of the log has no word for what that makes."""
+    numbers = {**evaluation.model_dump(exclude={"brier"}), **evaluation.brier.model_dump()}
+    for name, value in numbers.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise NotFiniteError(f"{name} is {value:.4g}")
 
 
 def head_sampling(model: Calm) -> dict[str, Any]:
@@ -183,7 +195,8 @@ def score_windows(
             context = model.read(batch)
             estimate, _ = distribution_brier(model, batch, positions, rng=rng, context=context)
             if round_number == 0:
-                log_probs.append(text_log_probs(model, context, batch, config.min_context).float().cpu().numpy())
+                found = text_log_probs(model, context, batch, config.min_context).float()
+                log_probs.append(require_finite("the text's log probabilities", found).cpu().numpy())
         values.append(estimate.float().cpu().numpy())
         if progress is not None:
             progress(start - first + len(batch))
@@ -192,9 +205,10 @@ def score_windows(
 
 def cross_entropy(
     log_probs: npt.NDArray[np.float32], grid: Grid, corpus: Corpus, min_context: int
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Nats per token with its clustered standard error, over every token that has the least context; and per UTF-8
-    byte: nats of the tokens that spell something over the bytes they spell (end tokens are in neither)."""
+    byte: nats of the tokens that spell something over the bytes they spell (end tokens are in neither). The
+    perplexity is None where it is more than a float holds."""
     nats = -log_probs.astype(np.float64)  # (W, T - least context)
     per_window = nats.mean(1)
     residual = cluster_residuals(per_window - per_window.mean(), grid.clusters)
@@ -206,7 +220,7 @@ def cross_entropy(
         "cross_entropy": float(nats.mean()),
         "cross_entropy_se": float(cluster_se(residual)),
         "bits_per_byte": bits,
-        "byte_perplexity": 2.0**bits,
+        "byte_perplexity": 2.0**bits if bits < sys.float_info.max_exp else None,
     }
 
 
@@ -224,9 +238,10 @@ def context_use(model: Calm, config: EvalConfig, grid: Grid) -> dict[str, float]
     num = min(len(grid.windows), CONTEXT_WINDOWS)
     for start, batch in batches(grid, device, 0, num):
         rng = generator(config.seed, "context", start, device=device)
-        right, wrong = model.held_out_loss(batch, rng=rng)
-        true.append(right[:, first:].mean(1).cpu().numpy())
-        other.append(wrong[:, first:].mean(1).cpu().numpy())
+        losses = [loss[:, first:].mean(1) for loss in model.held_out_loss(batch, rng=rng)]
+        right, wrong = require_finite("the head's losses on held-out text", torch.stack(losses)).cpu().numpy()
+        true.append(right)
+        other.append(wrong)
     right_mean, wrong_mean = np.concatenate(true), np.concatenate(other)
     gain = wrong_mean - right_mean
     residual = cluster_residuals(gain - gain.mean(), grid.clusters[:num])
@@ -275,11 +290,17 @@ def floors(corpus: Corpus, config: EvalConfig, grid: Grid, cache_dir: Path) -> B
             stored["floors"][name] = floor.model_dump()
         files.write_json(temporary / "floors.json", stored)
 
-    files.build_once(folder, build)
-    stored = json.loads((folder / "floors.json").read_text(encoding="utf-8"))
+    return cached(folder, build, lambda made: _load_background(made, grid))
+
+
+def _load_background(folder: Path, grid: Grid) -> Background:
+    """Raises ValueError, KeyError or RunError where the files are none of these windows'."""
+    stored, scores = files.read_json(folder / "floors.json"), read_floors(folder / FLOORS)
+    if scores.fingerprint != grid.fingerprint or len(scores.starts) != len(grid.windows):
+        raise ValueError("it is of other windows")
     return Background(
-        floors={name: Floor.model_validate(value) for name, value in stored["floors"].items()},
-        scores=read_floors(folder / FLOORS),
+        floors={name: Floor.model_validate(stored["floors"][name]) for name in FLOOR_ORDERS},
+        scores=scores,
         overlap=Overlap.model_validate(stored["overlap"]),
     )
 

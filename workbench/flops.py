@@ -99,7 +99,7 @@ def parameters(config: RunConfig, vocab: int) -> dict[str, int]:
 def _autoencoder_parameters(config: RunConfig, vocab: int) -> int:
     ae, k = config.autoencoder, config.chunk_size
     d, latent = ae.width, ae.latent_dim
-    blocks = 4 * (_swiglu(d, _mlp_width(ae)) + d)
+    blocks = (ae.encoder_layers + ae.decoder_layers) * (_swiglu(d, _mlp_width(ae)) + d)
     linear = (k * d * d + d) + (d * 2 * latent + 2 * latent) + (latent * d + d) + (d * k * d + k * d)
     return vocab * d + blocks + linear + 2 * d
 
@@ -110,7 +110,7 @@ def _autoencoder_parameters(config: RunConfig, vocab: int) -> int:
 def encoder_cost(config: RunConfig, chunks: float, *, trained: bool) -> Cost:
     """The autoencoder's encoder on so many chunks."""
     ae, k, d = config.autoencoder, config.chunk_size, config.autoencoder.width
-    inner = _mlp_width(ae)
+    inner = ae.encoder_layers // 2 * _mlp_width(ae)
     per_token = linear(chunks * k, d, 3 * inner, trained=trained)
     return (
         per_token
@@ -123,7 +123,7 @@ def encoder_cost(config: RunConfig, chunks: float, *, trained: bool) -> Cost:
 def decoder_cost(config: RunConfig, chunks: float, vocab: int, *, trained: bool) -> Cost:
     """The autoencoder's decoder with its output projection."""
     ae, k, d = config.autoencoder, config.chunk_size, config.autoencoder.width
-    inner = _mlp_width(ae)
+    inner = ae.decoder_layers // 2 * _mlp_width(ae)
     return (
         linear(chunks, ae.latent_dim, d, trained=trained)
         + linear(chunks, d, 3 * inner, trained=trained)
@@ -147,8 +147,9 @@ def backbone_cost(config: BackboneConfig, sequences: float, positions: int) -> C
     return Cost(linear + attention, 2 * (linear + attention))
 
 
-def inner_matrices(model: CalmConfig | BaselineConfig) -> list[tuple[int, int]]:
-    """Rows and columns of the maps inside the network, which Muon orthogonalises (``workbench.muon``)."""
+def inner_matrices(model: CalmConfig | BaselineConfig, latent_dim: int = 1) -> list[tuple[int, int]]:
+    """Rows and columns of the maps inside the network, which Muon orthogonalises (``workbench.muon``).
+    Of the workbench's own heads they are the same for every ``latent_dim``."""
     backbone, width = model.backbone, model.backbone.width
     inner = _mlp_width(backbone)
     kv = (backbone.num_kv_heads or backbone.num_heads) * (width // backbone.num_heads)
@@ -158,13 +159,13 @@ def inner_matrices(model: CalmConfig | BaselineConfig) -> list[tuple[int, int]]:
         return matrices
     if model.input_mode != "latent":
         matrices += [*(model.chunk_size * [(2 * width, width)]), (width, 2 * width)]
-    return matrices + head_counts(model.head, width, 1).inner_matrices
+    return matrices + head_counts(model.head, width, latent_dim).inner_matrices
 
 
-def muon_flops(model: CalmConfig | BaselineConfig) -> float:
+def muon_flops(model: CalmConfig | BaselineConfig, latent_dim: int) -> float:
     """Of one update: three matrix products a step of the iteration."""
     flops = 0.0
-    for rows, columns in inner_matrices(model):
+    for rows, columns in inner_matrices(model, latent_dim):
         short, long = min(rows, columns), max(rows, columns)
         flops += ORTHOGONAL_STEPS * (4.0 * short * short * long + 2.0 * short**3)
     return flops
@@ -175,7 +176,7 @@ def train_step_costs(config: RunConfig, vocab: int) -> dict[str, Cost]:
     model, width = config.model, config.model.backbone.width
     sequences = config.batch_sequences
     optimizer = (
-        {"optimizer": Cost(0.0, muon_flops(config.model) / config.optim.matrix_every)}
+        {"optimizer": Cost(0.0, muon_flops(model, config.autoencoder.latent_dim) / config.optim.matrix_every)}
         if config.optim.kind == "muon"
         else {}
     )
@@ -256,8 +257,8 @@ def call_curve_flops(config: RunConfig, vocab: int) -> float:
 
 def published_head(config: RunConfig) -> tuple[int, int]:
     """Weights of the embedding of h, and of the rest, which the paper counts for every draw or network call."""
-    width = config.model.backbone.width
-    return width * width, calm_head_counts(config).num_matrix_weights - width * width
+    counts = calm_head_counts(config)
+    return counts.shared_weights, counts.num_matrix_weights - counts.shared_weights
 
 
 def infer_flops_per_token_published(config: RunConfig, vocab: int, *, context: int = PAPER_CONTEXT) -> float:

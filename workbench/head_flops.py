@@ -1,5 +1,5 @@
 """Parameters and FLOPs of the generative heads, in pure Python (METHOD section 7). A new head has a row in
-``COUNTS``.
+``COUNTS``; one from outside the package says its own, or is measured (``workbench.heads.measured``).
 
 What is shared is counted once, as our code computes it: the energy head's map of the hidden state is the same for
 all samples of a position; in the AdaLN network of diffusion and flow all samples of a position and network call
@@ -14,6 +14,7 @@ import abc
 from dataclasses import dataclass
 from typing import Any
 
+from workbench import own_heads
 from workbench.head_sections import DiffusionHeadConfig, EnergyHeadConfig, FlowHeadConfig, HeadConfig
 
 
@@ -39,19 +40,28 @@ def linear(rows: float, fan_in: int, fan_out: int, *, input_grad: bool = True, t
 
 
 class HeadCounts(abc.ABC):
-    """Of one head on a hidden state of width D. ``head`` must be resolved (num_blocks set)."""
+    """Of one head on a hidden state of width D. ``head`` must be resolved."""
 
     head: Any
 
     def __init__(self, head: HeadConfig, width: int, latent_dim: int) -> None:
-        assert head.num_blocks is not None, "resolve the configuration first"
         self.head, self.width, self.latent_dim = head, width, latent_dim
-        self.num_blocks: int = head.num_blocks
+
+    @property
+    def num_blocks(self) -> int:
+        """Of the workbench's own heads."""
+        assert self.head.num_blocks is not None, "resolve the configuration first"
+        return int(self.head.num_blocks)
 
     @property
     @abc.abstractmethod
     def num_draws(self) -> int:
         """N: how often a training step runs what is not shared."""
+
+    @property
+    def shared_weights(self) -> int:
+        """Of the maps that ``published`` counts once whatever N is: the embedding of h."""
+        return self.width**2
 
     @property
     @abc.abstractmethod
@@ -200,5 +210,9 @@ COUNTS: dict[str, type[HeadCounts]] = {
 
 
 def head_counts(head: HeadConfig, width: int, latent_dim: int) -> HeadCounts:
-    """The counts of the head that ``head.kind`` names; ``head`` must be resolved."""
-    return COUNTS[head.kind](head, width, latent_dim)
+    """The counts of the head that ``head.kind`` names; ``head`` must be resolved. Raises HeadError for a head from
+    outside that cannot be counted, or does something else on a few positions than a head must."""
+    if head.kind in COUNTS:
+        return COUNTS[head.kind](head, width, latent_dim)
+    counts: HeadCounts = own_heads.find(head.kind).head.checked_counts(head, width, latent_dim)
+    return counts

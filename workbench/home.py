@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.files import writable_folder
+from workbench.errors import UserError
+from workbench.files import remove_lock, writable_folder
 
 
 @dataclass(frozen=True)
@@ -20,8 +24,12 @@ class Home:
         return self.root / ".cache"
 
     @property
+    def mlflow_database(self) -> Path:
+        return self.root / "mlflow.db"
+
+    @property
     def mlflow_uri(self) -> str:
-        return f"sqlite:///{self.root / 'mlflow.db'}"
+        return f"sqlite:///{self.mlflow_database}"
 
     @property
     def artifacts(self) -> Path:
@@ -43,3 +51,45 @@ class Home:
 def open_home(root: Path | str) -> Home:
     """Raises OutputError where the folder cannot be written."""
     return Home(writable_folder(root).resolve())
+
+
+@contextlib.contextmanager
+def home_unless_refused(root: Path | str) -> Iterator[Home]:
+    """``open_home`` for a command that may be refused. Then the locks that it made are removed again, and what it
+    made of a home and a cache in which nothing lies; nothing that another process uses, and nothing that was
+    prepared: it serves the next command.
+
+    Raises OutputError where the folder cannot be written."""
+    path = Path(root).absolute()
+    missing = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
+    before, cache = set(_locks(path)), Home(path).cache
+    had_cache = os.path.lexists(cache)
+    try:
+        yield open_home(path)
+    except UserError:
+        for lock in _locks(path):
+            if lock not in before:
+                remove_lock(lock)
+        if not had_cache:
+            _remove_unused(cache)
+        for folder in missing:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
+        raise
+
+
+def _locks(root: Path) -> list[Path]:
+    """Of a home, without those in its folders."""
+    with contextlib.suppress(OSError):
+        return [path for path in root.glob(".*.lock") if path.name.startswith((".launch", ".optuna", ".mlflow"))]
+    return []
+
+
+def _remove_unused(cache: Path) -> None:
+    """Where nothing but locks was left in it. Who prepares something holds one."""
+    folders = [(Path(folder), names) for folder, _, names in os.walk(cache, topdown=False)]
+    files = [folder / name for folder, names in folders for name in names]
+    if all(file.suffix == ".lock" for file in files) and all(remove_lock(file) for file in files):
+        for folder, _ in folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()

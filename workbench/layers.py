@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -57,11 +58,11 @@ def gated(gate_up: nn.Linear, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*b
 class ResidualMLP(nn.Module):
     """x + SwiGLU(RMSNorm(x)): the autoencoder's residual block."""
 
-    def __init__(self, width: int, inner: int) -> None:
+    def __init__(self, width: int, inner: int, *, eps: float = 1e-6, num_outputs: int = 1) -> None:
         super().__init__()
-        self.norm = RMSNorm(width)
+        self.norm = RMSNorm(width, eps)
         self.mlp = SwiGLU(width, inner)
-        mark_residual_output(self.mlp.down, num_outputs=1)
+        mark_residual_output(self.mlp.down, num_outputs=num_outputs)
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         out: Tensor = x + self.mlp(self.norm(x))
@@ -151,6 +152,17 @@ def _normal(weight: Tensor, std: float, rng: torch.Generator) -> None:
             weight.zero_()
         else:
             weight.normal_(0.0, std, generator=rng)
+
+
+@contextmanager
+def drawn_from(rng: torch.Generator) -> Iterator[None]:
+    """What is drawn without a generator comes from ``rng``, on the CPU: torch's own is as before afterwards."""
+    before = torch.get_rng_state()
+    torch.set_rng_state(rng.get_state())
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
 
 
 def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import socket
-import subprocess
 import sys
 import time
 from functools import lru_cache
@@ -17,8 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from workbench import files
-from workbench.config import RunConfig, content_hash
+from workbench import code_state, files, own_heads, processes
+from workbench.config import CalmConfig, RunConfig, content_hash
 from workbench.cores import available_cores
 from workbench.errors import ConfigError
 
@@ -36,6 +34,8 @@ PACKAGES = (
 )
 WORTH_IT = 1.1
 """bfloat16 is chosen where the probe runs at least this much faster with it."""
+PROBED_WIDTH = 512
+"""Of the probe at most, and then with fewer rows: that of wider layers takes minutes on a slow machine."""
 
 
 def resolve(config: RunConfig, cache_dir: Path) -> RunConfig:
@@ -45,7 +45,7 @@ def resolve(config: RunConfig, cache_dir: Path) -> RunConfig:
     device = config.runtime.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    _check_device(device)
+    check_device(device)
     threads = config.runtime.threads or default_threads()
     torch.set_num_threads(threads)
     dtype: str = config.runtime.dtype
@@ -59,7 +59,10 @@ def resolve(config: RunConfig, cache_dir: Path) -> RunConfig:
     return config.resolved(device=device, dtype=dtype, autoencoder_dtype=autoencoder_dtype, threads=threads)
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Raises ConfigError for one that this machine does not have."""
+    if device == "auto":
+        return
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -81,13 +84,23 @@ def preferred_dtype(device: str, width: int, threads: int, cache_dir: Path) -> L
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
     if device != "cpu":
         return "float32"
+    width = min(width, PROBED_WIDTH)
     key = content_hash([cpu_name(), torch.__version__, width, threads])
     path = cache_dir / "probes" / f"bfloat16-{key}.json"
     with files.locked(path.with_suffix(".lock")):
-        if not path.exists():
-            files.write_json(path, {"width": width, "threads": threads, "speedup": bfloat16_speedup(width)})
-        speedup: float = files.read_json(path)["speedup"]
+        speedup = _probed(path)
+        if speedup is None:
+            speedup = bfloat16_speedup(width) if width <= 256 else bfloat16_speedup(width, rows=512)
+            files.write_json(path, {"width": width, "threads": threads, "speedup": speedup})
     return "bfloat16" if speedup >= WORTH_IT else "float32"
+
+
+def _probed(path: Path) -> float | None:
+    """What a probe's file remembers; None where there is none or it is damaged."""
+    try:
+        return float(files.read_json(path)["speedup"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def bfloat16_speedup(width: int, *, rows: int = 2048, repeats: int = 5) -> float:
@@ -119,8 +132,9 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def environment(config: RunConfig) -> dict[str, Any]:
-    """Versions, processor and code state of this process."""
+def environment(config: RunConfig, num_ranks: int = 1) -> dict[str, Any]:
+    """Versions, processor and code state of this process, with that of a head from outside."""
+    own = own_heads.recorded(config.model.head.kind if isinstance(config.model, CalmConfig) else None)
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -129,33 +143,15 @@ def environment(config: RunConfig) -> dict[str, Any]:
         "threads": config.runtime.threads,
         "device": config.runtime.device,
         "dtype": config.runtime.dtype,
+        "ranks": num_ranks,
         "versions": {name: _version(name) for name in PACKAGES},
         "pid": os.getpid(),
         "host": socket.gethostname(),
+        "process": processes.this_process(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        **code_state(),
+        **code_state.present().to_dict(),
+        **({"own_head": own} if own else {}),
     }
-
-
-@lru_cache
-def code_state() -> dict[str, str]:
-    """Commit and a hash of the uncommitted difference of the workbench's own checkout, if it is one."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return {"git_commit": "", "git_diff_hash": ""}
-    difference = _git(root, "diff", "HEAD")
-    digest = hashlib.sha256(difference.encode()).hexdigest()[:16] if difference else ""
-    return {"git_commit": _git(root, "rev-parse", "HEAD"), "git_diff_hash": digest}
-
-
-def _git(root: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()
 
 
 def _version(name: str) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from workbench.autoencoder import Autoencoder
 from workbench.backbone import Backbone, Branches, KVCache
 from workbench.config import CalmConfig
+from workbench.finite import require_finite
 from workbench.heads import build_head
 from workbench.language_model import (
     ChunkSamples,
@@ -28,7 +29,7 @@ from workbench.language_model import (
     count_parameters,
     gather_positions,
 )
-from workbench.layers import LayerNorm, generator, initialise, mark_blocks, mark_outermost, mark_zero
+from workbench.layers import LayerNorm, drawn_from, generator, initialise, mark_blocks, mark_outermost, mark_zero
 from workbench.posterior import Posterior
 from workbench.slices import rows_at_once
 
@@ -66,7 +67,8 @@ class CalmNetwork(nn.Module):
             self.latent_input = nn.Linear(latent_dim, width)
             mark_outermost(self.latent_input)
         self.backbone = Backbone(config.backbone)
-        self.head = build_head(config.head, hidden_dim=width, latent_dim=latent_dim)
+        with drawn_from(generator(seed, "head")):  # weights of an own head that ``initialise`` does not fill
+            self.head = build_head(config.head, hidden_dim=width, latent_dim=latent_dim)
         if config.auxiliary_weight:
             self.auxiliary = nn.Linear(width, config.chunk_size * vocab_size)
             mark_zero(self.auxiliary)
@@ -175,11 +177,11 @@ class Calm(LanguageModel, SampledModel):
 
     def draw(self, hidden: Float[Tensor, "r d"], num_samples: int, *, rng: torch.Generator) -> ChunkSamples:
         """``sample_chunks`` with tokens decoded on demand, and in slices: each hidden state's samples depend on
-        the slice only through their random numbers."""
+        the slice only through their random numbers. Raises NotFiniteError: decoded, they would be tokens."""
         head, width = self.network.head, 4 * hidden.shape[-1]  # of the head's joined inputs and gates
         parts = hidden.split(max(1, rows_at_once(width, hidden.device) // num_samples))
         latents = [head.sample(part, num_samples=num_samples, rng=rng) for part in parts]
-        return LatentChunks(self.autoencoder, torch.cat(latents, dim=1))
+        return LatentChunks(self.autoencoder, require_finite("the head's samples", torch.cat(latents, dim=1)))
 
     def feedback(self, chunks: Int[Tensor, "*batch k"]) -> Float[Tensor, "*batch l"] | None:
         """The latent input of known tokens: their posterior mean; None in input mode ``tokens``."""
@@ -223,7 +225,8 @@ class CalmContext(SampledContext):
         self.calm = calm
         chunks = calm.chunks(windows)
         self.cache = KVCache(capacity=chunks.shape[1])
-        self.hidden = calm.network(chunks, calm.feedback(chunks), self.cache)
+        hidden = calm.network(chunks, calm.feedback(chunks), self.cache)
+        self.hidden = require_finite("the hidden states", hidden)
 
     @torch.no_grad()
     def sample(self, window: Tensor, index: Tensor, num_samples: int, *, rng: torch.Generator) -> ChunkSamples:

@@ -58,8 +58,11 @@ class Optimizer(abc.ABC):
                 wanted = sorted(self.names_of(index))
                 raise ValueError(f"parameter {index} has {sorted(entry)}, wanted are {wanted}")
             for name, value in entry.items():
-                if value.ndim and value.shape != params[index].shape:
-                    raise ValueError(f"{name} of parameter {index} has shape {tuple(value.shape)}")
+                shape = () if name == "step" else tuple(params[index].shape)
+                if tuple(value.shape) != shape:
+                    raise ValueError(
+                        f"{name} of parameter {index} has shape {tuple(value.shape)}, wanted is {shape}"
+                    )
                 self.state[index][name] = self.place(name, value, params[index])
 
     def place(self, name: str, value: Tensor, parameter: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from scipy import special  # type: ignore[import-untyped]
 
 from workbench.errors import RunError
-from workbench.positions import FloorScores, PositionScores
+from workbench.positions import FLOORS, POSITIONS, FloorScores, PositionScores, read_floors, read_positions
 from workbench.uncertainty import (
     LEVEL,
     NUM_ORDERS,
@@ -238,6 +239,13 @@ def compare_all(scores: Mapping[str, PositionScores]) -> list[Pair]:
         Pair(a, b, paired_difference(values[a], values[b], shared.clusters, comparisons=len(pairs)))
         for a, b in pairs
     ]
+
+
+def above_floors(run_dir: Path) -> dict[str, PairedDifference]:
+    """The last evaluation of a run minus each n-gram table, at the same positions."""
+    scores, tables = read_positions(run_dir / POSITIONS), read_floors(run_dir / FLOORS)
+    found = {name: against_floor(scores, tables, name) for name in tables.tables}
+    return {name: pair for name, pair in found.items() if pair is not None}
 
 
 def against_floor(

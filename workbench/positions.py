@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from workbench import files
 from workbench.errors import RunError
+from workbench.given_files import require_regular
 
 POSITIONS, FLOORS = "positions.npz", "floors.npz"
 _TABLE = "table:"
@@ -59,6 +61,9 @@ def write_positions(path: Path, scores: PositionScores) -> None:
 def read_positions(path: Path) -> PositionScores:
     """Raises RunError where the file is missing or damaged."""
     data = _read(path, "values", "clusters", "starts", "step", "rounds", "fingerprint")
+    _require_windows(path, data["starts"], "values", data["values"])
+    if data["clusters"].shape != data["starts"].shape:
+        raise _refused(path, f"clusters has shape {data['clusters'].shape}, starts {data['starts'].shape}")
     return PositionScores(
         fingerprint=str(data["fingerprint"]),
         values=data["values"],
@@ -79,6 +84,8 @@ def read_floors(path: Path) -> FloorScores:
     """Raises RunError where the file is missing or damaged."""
     data = _read(path, "starts", "fingerprint")
     tables = {name.removeprefix(_TABLE): values for name, values in data.items() if name.startswith(_TABLE)}
+    for name, values in tables.items():
+        _require_windows(path, data["starts"], name, values)
     return FloorScores(str(data["fingerprint"]), data["starts"], tables)
 
 
@@ -88,8 +95,24 @@ def _write(path: Path, arrays: dict[str, Any]) -> None:
     files.write_atomic(path, buffer.getvalue())
 
 
+_DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+"""What numpy and zipfile raise for a file that was cut or altered: some of it lies in the archive's own fields."""
+
+
+def _refused(path: Path, reason: str) -> RunError:
+    return RunError(f"{path} cannot be read ({reason}); score the run again with `calm evaluate`")
+
+
+def _require_windows(path: Path, starts: npt.NDArray[Any], name: str, values: npt.NDArray[Any]) -> None:
+    """Raises RunError unless ``values`` is (W, n, O) for W ``starts``."""
+    if starts.ndim != 1 or values.ndim != 3 or len(values) != len(starts) or values.dtype.kind != "f":
+        shapes = f"{name} has shape {values.shape} of {values.dtype}, starts {starts.shape}"
+        raise _refused(path, shapes)
+
+
 def _read(path: Path, *wanted: str) -> dict[str, npt.NDArray[Any]]:
     try:
+        require_regular(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             data = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
@@ -97,8 +120,9 @@ def _read(path: Path, *wanted: str) -> dict[str, npt.NDArray[Any]]:
             f"{path.parent} has no {path.name}: it was not evaluated yet, or by an older version; "
             "`calm evaluate RUN` scores it"
         ) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path} cannot be read ({error}); score the run again with `calm evaluate`") from None
+    except _DAMAGE as error:
+        files.raise_unreadable(path, error)
+        raise _refused(path, str(error)) from None
     missing = [name for name in wanted if name not in data]
     if missing:
         raise RunError(f"{path} lacks {', '.join(missing)}; score the run again with `calm evaluate`")

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from workbench import draws
+
 
 @dataclass(frozen=True)
 class Posterior:
@@ -22,7 +24,7 @@ class Posterior:
 
     def sample(self, *, rng: torch.Generator) -> Float[Tensor, "*batch l"]:
         """One reparametrised draw a chunk: mean + std * eps."""
-        eps = torch.randn(self.mean.shape, generator=rng, device=self.mean.device, dtype=self.mean.dtype)
+        eps = draws.normal(self.mean.shape, axis=0, rng=rng, dtype=self.mean.dtype)
         return self.mean + self.std * eps
 
     def kl_per_dim(self) -> Float[Tensor, "*batch l"]:

@@ -9,10 +9,14 @@ class Display(Protocol):
     """Shown stages of a run, one at a time."""
 
     def stage(self, name: str, total: int) -> None:
-        """A new stage of so many steps begins."""
+        """A stage of so many steps begins, or goes on after another one."""
 
     def advance(self, done: int, **values: float) -> None:
-        """So many steps of the stage are done; ``values`` are shown beside (loss, tokens per second)."""
+        """So many steps of the stage are done; ``values`` are shown beside (loss, tokens per second), the last
+        ones where there are none."""
+
+    def saved(self, done: int) -> None:
+        """So many steps are in the checkpoint on the disk."""
 
     def note(self, text: str) -> None:
         """A line worth reading, such as an evaluation's result."""
@@ -25,6 +29,9 @@ class NoDisplay:
         return None
 
     def advance(self, done: int, **values: float) -> None:
+        return None
+
+    def saved(self, done: int) -> None:
         return None
 
     def note(self, text: str) -> None:

@@ -12,6 +12,10 @@
     autoencoder.safetensors  its weights: the run does not depend on the cache
     checkpoint/         weights (safetensors), optimizer state, position in the data
     plots/              figures, mirrored to MLflow as artifacts
+    data.json           texts trained and scored on (workbench.lineage)
+    system.jsonl        what the training took of its machine (workbench.system_usage)
+    code.diff           what was not committed of the workbench's code, if anything (workbench.code_state)
+    rerun.json          of a rerun only: which run it repeats (workbench.rerun)
 
 Imports no torch.
 """
@@ -22,13 +26,15 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
-from workbench import files
+from workbench import files, formats
 from workbench.errors import RunError
 
-Status = Literal["running", "completed", "pruned", "failed", "not_finite", "interrupted"]
-FINISHED: tuple[Status, ...] = ("completed", "pruned", "not_finite")
+Status = Literal["running", "completed", "pruned", "failed", "not_finite", "diverged", "collapsed", "interrupted"]
+BAD_NUMBERS: tuple[Status, ...] = ("not_finite", "diverged", "collapsed")
+"""Ended because training led nowhere: the loss is no number, it has exploded, the autoencoder carries nothing."""
+FINISHED: tuple[Status, ...] = ("completed", "pruned", *BAD_NUMBERS)
 """Ended for good: such a run is never taken up again."""
 Phase = Literal["warmup", "constant", "decaying", "decayed"]
 """Where on its schedule the rate was at an evaluation. Frontier points are compared only within
@@ -38,6 +44,7 @@ RECORD, CONFIG, METRICS, EVALUATIONS = "record.json", "config.yaml", "metrics.js
 SAMPLES, SAMPLE_TEXTS = "samples.jsonl", "samples"
 AUTOENCODER, CHECKPOINT, PLOTS = "autoencoder.json", "checkpoint", "plots"
 AUTOENCODER_WEIGHTS = "autoencoder.safetensors"
+RERUN = "rerun.json"
 
 
 class Record(BaseModel):
@@ -109,7 +116,7 @@ class Evaluation(Record):
     bits_per_byte: float | None = None
     """The same per UTF-8 byte of the text, end tokens left out: comparable between tokenizers."""
     byte_perplexity: float | None = None
-    """2 ** bits_per_byte."""
+    """2 ** bits_per_byte; None where that is more than a float holds."""
     network_calls: int | None = None
     """Of the head, for one sample; CALM only."""
     solver: str | None = None
@@ -119,15 +126,11 @@ class Evaluation(Record):
     stopped_by: Literal["target", "budget", "text"] | None = None
     """Why it drew no more: the error was reached, ``eval.max_positions`` was spent, or the split holds no more
     text and more samples would not help."""
-    head_loss: float | None = Field(default=None, validation_alias=AliasChoices("head_loss", "energy_loss"))
-    """On held-out positions, CALM only; its name was energy_loss before there were other heads."""
-    head_loss_shuffled: float | None = Field(
-        default=None, validation_alias=AliasChoices("head_loss_shuffled", "energy_loss_shuffled")
-    )
+    head_loss: float | None = None
+    """On held-out positions, CALM only."""
+    head_loss_shuffled: float | None = None
     """The same with hidden states exchanged between positions."""
-    head_loss_gain_se: float | None = Field(
-        default=None, validation_alias=AliasChoices("head_loss_gain_se", "energy_loss_gain_se")
-    )
+    head_loss_gain_se: float | None = None
     """Standard error of (shuffled - true)."""
     seconds: float = 0.0
 
@@ -264,8 +267,8 @@ class Floor(Record):
 
 class Diagnostic(Record):
     code: str
-    """Short and stable: collapse, reconstruction, brittle_decoder, not_finite, brierlm_zero,
-    below_floor, ignores_context, identical_draws, seen_text, alpha_below_one, gradient_norm."""
+    """Short and stable: collapse, reconstruction, brittle_decoder, not_finite, diverged, collapsed, brierlm_zero,
+    below_floor, ignores_context, identical_draws, seen_text, alpha_below_one, gradient_norm, other_head_code."""
     message: str
 
 
@@ -278,6 +281,8 @@ class MlflowLink(Record):
 class RunRecord(Record):
     """State of a run, at the start, when it ends, and whenever it changes."""
 
+    format: int = formats.RUN
+    """Of the folder (``workbench.formats``)."""
     run_id: str
     name: str
     study: str | None = None
@@ -321,8 +326,17 @@ class RunRecord(Record):
     """Samplers compared; with ``eval.tradeoff`` only."""
     diagnostics: list[Diagnostic] = []
     environment: dict[str, Any] = {}
-    """python, platform, cpu, cores, threads, versions {package: version}, git_commit, git_diff_hash."""
+    """python, platform, cpu, cores, threads, versions {package: version}, and the state of the code
+    (``workbench.code_state``): git_commit, git_diff_hash, code_hash, code_version. ``earlier``: the same of
+    earlier sessions of an interrupted run that ran on something else."""
     mlflow: MlflowLink | None = None
+
+
+def write_config(run_dir: Path, text: str) -> None:
+    """What a session of a run writes first, once it has claimed the folder and the run is not finished: nobody
+    else writes there but who shows it or scores it, and what a killed session has left half-written is removed."""
+    files.remove_unfinished(Path(run_dir), shared=("mlflow.json", "evaluation-", "positions", "sampling-"))
+    files.write_atomic(Path(run_dir) / CONFIG, text)
 
 
 def write_record(run_dir: Path, record: RunRecord) -> None:
@@ -330,18 +344,21 @@ def write_record(run_dir: Path, record: RunRecord) -> None:
 
 
 def read_record(run_dir: Path | str) -> RunRecord:
-    """Raises RunError where the folder is not a run's."""
+    """Also of an older version. Raises RunError where the folder is not a run's, or a newer version's."""
     path = Path(run_dir) / RECORD
     try:
-        return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
+        return RunRecord.model_validate(formats.RECORD.read(files.read_json(path), path))
     except FileNotFoundError:
         raise RunError(f"{run_dir} is not a run folder: it has no {RECORD}") from None
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from None
+        files.raise_unreadable(path, error)
+        advice = "restore it from a copy, or delete the folder and train the run again"
+        raise RunError(f"{path} cannot be read: {error}; {advice}") from None
 
 
 def read_evaluations(run_dir: Path | str) -> list[Evaluation]:
-    return [Evaluation.model_validate(row) for row in files.read_json_lines(Path(run_dir) / EVALUATIONS)]
+    rows = files.read_json_lines(Path(run_dir) / EVALUATIONS)
+    return [Evaluation.model_validate(formats.evaluation_line(row)) for row in rows]
 
 
 def read_train_points(run_dir: Path | str) -> list[TrainPoint]:

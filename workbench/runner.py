@@ -5,6 +5,7 @@ The run folder (workbench.records) is written first; a tracker mirrors it and ma
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -15,26 +16,37 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from workbench import diagnostics, files, flops, machine, records, run_plots
+from workbench import code_state, diagnostics, files, flops, interruption, machine, records, run_logs, run_plots
 from workbench.bottleneck import bottleneck
-from workbench.build import Inputs, build_model, keep_autoencoder, prepare_inputs, use_cached_targets
+from workbench.build import Inputs, build_model, keep_autoencoder, prepare_inputs, share_model, use_cached_targets
 from workbench.compute_account import step_groups
 from workbench.config import CalmConfig, RunConfig
 from workbench.data import Corpus
-from workbench.errors import RunError
+from workbench.divergence import DivergedError, Watcher, collapsed
+from workbench.errors import NotFiniteError, OutputError
 from workbench.evaluate import Background, Grid, evaluate, evaluation_grid, floors, identical_draws
 from workbench.home import Home
+from workbench.hub import HubUnreachableError, with_revisions
+from workbench.initial import initial_run, noted
+from workbench.lineage import keep as keep_lineage
 from workbench.model import Calm
 from workbench.optim import phase_after
-from workbench.pairs import PairedDifference, against_floor
-from workbench.positions import FLOORS, POSITIONS, read_floors, read_positions, write_floors, write_positions
+from workbench.own_heads import FAILURES, blaming, failure_in_words
+from workbench.pairs import above_floors
+from workbench.positions import FLOORS, POSITIONS, write_floors, write_positions
+from workbench.pretrained_tokenizer import with_tokenizer
 from workbench.progress import Display, NoDisplay
-from workbench.records import FINISHED, Evaluation, RunRecord, Status, TrainPoint
+from workbench.rank_place import require_fit
+from workbench.ranks import ALONE, PeerLostError, Ranks
+from workbench.records import BAD_NUMBERS, FINISHED, Evaluation, RunRecord, Status, TrainPoint
+from workbench.room import require_room_for_run
 from workbench.sample_text import sample_text
 from workbench.sampling_compared import compare_sampling
-from workbench.saved_runs import require_same_text
+from workbench.saved_runs import existing_record, require_same_text
 from workbench.schedule import Plan
-from workbench.train import NotFiniteError, Trainer
+from workbench.system_usage import Recorder
+from workbench.train import Trainer
+from workbench.train_autoencoder import HELD_OUT
 
 if TYPE_CHECKING:
     from workbench.tracking import Tracker
@@ -57,8 +69,9 @@ class Identity:
 
 
 def resolve(config: RunConfig, home: Home) -> RunConfig:
-    """Everything that was left open filled in for this machine."""
-    return machine.resolve(config, home.cache)
+    """Everything left open filled in for this machine; names on the hub with the commits they mean, a pretrained
+    tokenizer with its file's sha256 and special ids. Raises ConfigError, and DataError for the tokenizer."""
+    return machine.resolve(with_tokenizer(with_revisions(config, home.cache)), home.cache)
 
 
 def execute(
@@ -71,47 +84,48 @@ def execute(
     parent: str | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
     display: Display | None = None,
+    ranks: Ranks = ALONE,
 ) -> RunRecord:
-    """Run a resolved configuration in ``run_dir``; returns the final record.
+    """Run a resolved configuration in ``run_dir``; returns the final record. With other ``ranks``, which are in
+    ``workbench.followers``, this is rank 0.
 
     An unfinished run of the same configuration is continued from its checkpoint; a finished one is
     returned as it is. Raises DataError before anything is written, and RunError where the folder holds a
     run of another configuration or of other text, or another process is at it; a failure later on is
     recorded in the folder before it is raised again."""
     run_dir = Path(run_dir)
-    existing = _existing(run_dir, config)
+    require_fit(config, ranks.world)
+    existing = existing_record(run_dir, config)
     if existing is not None and existing.status in FINISHED:
+        files.remove_halves(run_dir, f".{records.CHECKPOINT}.*")  # killed at the very last of its writes
         return existing
-    inputs = prepare_inputs(config, home)
+    if existing is None:
+        initial_run(config, home)  # that it is there and fits
+    require_room_for_run(config, run_dir, home.cache)
+    inputs = prepare_inputs(config, home, display=display)
     with files.claimed(run_dir):
-        existing = _existing(run_dir, config)  # again: another process may have ended it meanwhile
+        existing = existing_record(run_dir, config)  # again: another process may have ended it meanwhile
         if existing is not None and existing.status in FINISHED:
             return existing
         if existing is not None:
             require_same_text(existing, inputs.corpus, run_dir)
-        torch.set_num_threads(config.runtime.threads or 1)
-        run = _Run(config, run_dir, home, identity or Identity(), tracker, parent)
-        try:
-            return run.go(inputs, existing, on_evaluation, display or NoDisplay())
-        except KeyboardInterrupt:
-            if run.record.status not in FINISHED:
-                run.end("interrupted", "interrupted; the same command continues it")
-            raise
-        except Exception as error:
-            run.end("failed", f"{type(error).__name__}: {error}")
-            raise
-
-
-def _existing(run_dir: Path, config: RunConfig) -> RunRecord | None:
-    if not (run_dir / records.RECORD).exists():
-        return None
-    record = records.read_record(run_dir)
-    if record.config_hash != config.hash():
-        raise RunError(
-            f"{run_dir} holds a run of another configuration ({record.config_hash}, asked {config.hash()}); "
-            "choose another folder or delete it"
-        )
-    return record
+        torch.set_num_threads(ranks.threads(config.runtime.threads or 1))
+        run = _Run(config, run_dir, home, identity or Identity(), tracker, parent, ranks)
+        at_fault = blaming(run.record.head, "; mend it: the run goes on from its last checkpoint")
+        with interruption.listening(), ranks.occupied("run", config.model_dump_json()), at_fault:
+            try:
+                return run.go(inputs, existing, on_evaluation, display or NoDisplay())
+            except (KeyboardInterrupt, PeerLostError) as error:
+                if run.record.status not in FINISHED:
+                    run.end("interrupted", str(error) or "interrupted; the same command continues it")
+                raise
+            except (OutputError, HubUnreachableError) as error:  # no room: perhaps not to be recorded either
+                with contextlib.suppress(OutputError):
+                    run.end("interrupted", f"{error}; when that is mended the same command continues it")
+                raise
+            except FAILURES as error:
+                run.end("failed", failure_in_words(error, run.record.head))
+                raise
 
 
 class _Run:
@@ -125,9 +139,11 @@ class _Run:
         identity: Identity,
         tracker: Tracker | None,
         parent: str | None,
+        ranks: Ranks,
     ) -> None:
         self.config, self.run_dir, self.home = config, run_dir, home
-        self.tracker, self.parent = tracker, parent
+        self.tracker, self.parent, self.ranks = tracker, parent, ranks
+        self.usage = Recorder(run_dir)
         self.started = time.perf_counter()
         self.wall_before = 0.0
         self.published_flops = 0.0
@@ -144,7 +160,7 @@ class _Run:
             head=config.model.head.kind if isinstance(config.model, CalmConfig) else None,
             config_hash=config.hash(),
             created=_now(),
-            environment=machine.environment(config),
+            environment=machine.environment(config, ranks.world),
         )
 
     def go(
@@ -158,21 +174,32 @@ class _Run:
             self.record.created = existing.created
             self.record.call_curve, self.record.tradeoff = existing.call_curve, existing.tradeoff
             self.wall_before = existing.wall_seconds
-        files.write_atomic(self.run_dir / records.CONFIG, self.config.to_yaml())
+            self.record.environment = code_state.session(existing.environment, self.record.environment)
+        self.record.environment |= noted(self.config, self.home, existing)
+        records.write_config(self.run_dir, self.config.to_yaml())
+        code_state.keep(self.run_dir)
         self.record.diagnostics = diagnostics.diagnose_config(self.config)
+        self.record.diagnostics += diagnostics.diagnose_beginning(self.record.environment)
         for warning in self.record.diagnostics:
             display.note(f"{warning.code}: {warning.message}")
         self.write()
+        self.usage.start()
         corpus, grid, schedule = inputs.corpus, inputs.grid, inputs.schedule
         self.describe(corpus, schedule, grid)
         try:
-            model, report = build_model(self.config, corpus, self.home, run_dir=self.run_dir, display=display)
+            model, report = build_model(
+                self.config, corpus, self.home, run_dir=self.run_dir, display=display, ranks=self.ranks
+            )
         except NotFiniteError as error:
             self.record.diagnostics.append(diagnostics.not_finite(str(error)))
             return self.end("not_finite", str(error))
         if report is not None:
             keep_autoencoder(model, report, self.run_dir)
             self.record.diagnostics += diagnostics.diagnose_autoencoder(report)
+            why = collapsed(report, corpus.tokens[HELD_OUT]) if self.config.train.stop_diverged else None
+            if why is not None:
+                self.record.diagnostics.append(diagnostics.collapsed(why))
+                return self.end("collapsed", why)
         num_chunks = use_cached_targets(model, self.config, corpus, self.home)
         if num_chunks:
             table = flops.encoder_cost(self.config, num_chunks, trained=False)
@@ -180,9 +207,12 @@ class _Run:
         self.record.parameters = model.parameter_groups()
         self.write()
         self.deliver()
-        trainer = Trainer(model, self.config, schedule, corpus, self.run_dir / records.CHECKPOINT)
-        status, reason = self.train(trainer, grid, on_evaluation, display)
-        return self.finish(status, reason, trainer, grid, display)
+        share_model(model, self.ranks)
+        folder = self.run_dir / records.CHECKPOINT
+        with contextlib.closing(Trainer(model, self.config, schedule, corpus, folder, self.ranks)) as trainer:
+            status, reason = self.train(trainer, grid, on_evaluation, display)
+        with self.ranks.others_wait(self.config.runtime.threads or 1):
+            return self.finish(status, reason, trainer, grid, display)
 
     def describe(self, corpus: Corpus, schedule: Plan, grid: Grid) -> None:
         """Fill in what is known before training."""
@@ -194,6 +224,7 @@ class _Run:
         self.record.data_hash = corpus.hash
         self.record.eval_fingerprint = grid.fingerprint
         self.record.num_steps = schedule.num_steps
+        keep_lineage(self.run_dir, corpus, self.config)
         self.keep_background(floors(corpus, self.config.eval, grid, self.home.cache))
         self.write()
 
@@ -209,8 +240,11 @@ class _Run:
         on_evaluation: Callable[[Evaluation], None] | None,
         display: Display,
     ) -> tuple[Status, str]:
-        trainer.resume()
-        self.forget_after(trainer.position.step)
+        if trainer.resume():
+            display.note(f"continued after step {trainer.position.step} of {trainer.plan.num_steps}")
+        trainer.before_save = lambda: run_logs.flush(self.run_dir)
+        position = trainer.position
+        run_logs.forget_after(self.run_dir, position.step, evaluated=not position.pending)
         if trainer.position.step < trainer.plan.num_steps:
             self.record.call_curve, self.record.tradeoff = [], []
         earlier = records.read_evaluations(self.run_dir)
@@ -220,23 +254,26 @@ class _Run:
             more = evaluation_grid(self.config.eval, trainer.corpus, num_windows=scored)
             self.keep_background(floors(trainer.corpus, self.config.eval, more, self.home.cache))
         schedule = trainer.plan
+        earlier_points = records.read_train_points(self.run_dir)
+        watcher = Watcher(warmup_steps=schedule.warmup_steps, earlier=earlier_points)
 
         def record_point(point: TrainPoint) -> None:
             files.append_json_line(self.run_dir / records.METRICS, point.model_dump())
+            if self.config.train.stop_diverged:
+                watcher.see(point)
 
         def evaluate_now(current: Trainer) -> Evaluation:
             step = current.position.step
             last = step == schedule.num_steps
-            if last:
-                adaptive = self.config.eval.target_se is not None
-                display.stage("evaluating (windows)", grid.capacity if adaptive else len(grid.windows))
+            adaptive = last and self.config.eval.target_se is not None
+            display.stage("evaluating (windows)", grid.capacity if adaptive else len(grid.windows))
             scores = evaluate(
                 current.model,
                 self.config.eval,
                 grid,
                 corpus=trainer.corpus,
                 to_target=last,
-                progress=lambda done, wanted: display.advance(done) if last else None,
+                progress=lambda done, wanted: display.advance(done),
                 phase=phase_after(
                     step,
                     schedule.num_steps,
@@ -256,14 +293,11 @@ class _Run:
             self.record.final = evaluation
             self.progress(current)
             self.write()
-            display.note(_line(evaluation))
+            display.note(run_logs.evaluation_line(evaluation))
             self.deliver()
             return evaluation
 
-        def decide(evaluation: Evaluation) -> None:
-            if on_evaluation is not None:
-                on_evaluation(evaluation)
-
+        decide = on_evaluation or (lambda evaluation: None)
         try:
             trainer.train(log=record_point, evaluate=evaluate_now, decide=decide, display=display)
         except StopRun as stop:
@@ -271,19 +305,22 @@ class _Run:
         except NotFiniteError as error:
             self.record.diagnostics.append(diagnostics.not_finite(str(error)))
             return "not_finite", str(error)
+        except DivergedError as error:
+            self.record.diagnostics.append(diagnostics.diverged(str(error)))
+            return "diverged", str(error)
         return "completed", ""
 
     def finish(self, status: Status, reason: str, trainer: Trainer, grid: Grid, display: Display) -> RunRecord:
         done = records.read_evaluations(self.run_dir)
         self.record.final = done[-1] if done else None
-        if self.record.final is not None:
-            found = diagnostics.diagnose_evaluation(self.record.final, self.record.floors, self.above_floors())
-            self.record.diagnostics.extend(found)
+        if (last := self.record.final) is not None:
+            paired = above_floors(self.run_dir)
+            self.record.diagnostics += diagnostics.diagnose_evaluation(last, self.record.floors, paired)
         if self.record.overlap is not None:
             self.record.diagnostics.extend(diagnostics.diagnose_overlap(self.record.overlap))
         points = records.read_train_points(self.run_dir)
         self.record.diagnostics += diagnostics.diagnose_training(self.config, points, trainer.plan.warmup_steps)
-        usable = status != "not_finite"
+        usable = status not in BAD_NUMBERS
         if usable and isinstance(trainer.model, Calm):
             if status == "completed":
                 self.record.bottleneck = bottleneck(trainer.model, self.config.eval, grid.windows, grid.positions)
@@ -297,14 +334,9 @@ class _Run:
         record = self.end(status, reason)
         if usable:
             # last of all: without the optimizer's state a run that is not recorded as finished could not go on
-            trainer.save(finished=True)
+            with contextlib.suppress(OutputError):  # the record is written, the last checkpoint is whole
+                trainer.save(finished=True)
         return record
-
-    def above_floors(self) -> dict[str, PairedDifference]:
-        """The last evaluation minus each n-gram table, at the same positions."""
-        scores, tables = read_positions(self.run_dir / POSITIONS), read_floors(self.run_dir / FLOORS)
-        pairs = {name: against_floor(scores, tables, name) for name in tables.tables}
-        return {name: pair for name, pair in pairs.items() if pair is not None}
 
     def progress(self, trainer: Trainer) -> None:
         position, schedule = trainer.position, trainer.plan
@@ -323,30 +355,16 @@ class _Run:
         step, tokens = evaluation.step, evaluation.tokens
         try:
             sample = sample_text(trainer.model, trainer.corpus, self.config, step=step, tokens=tokens)
-        except Exception as error:
+        except FAILURES as error:
             log.warning("%s: no text could be sampled at step %d: %s", self.run_dir, step, error)
             return
-        if sample is None:
-            return
-        files.append_json_line(self.run_dir / records.SAMPLES, sample.model_dump())
-        text = f"{sample.sampler}, temperature {sample.temperature:g}\n\n{sample.prompt} ⟶ {sample.text}\n"
-        files.write_atomic(self.run_dir / records.SAMPLE_TEXTS / f"step-{sample.step:08d}.txt", text)
-
-    def forget_after(self, step: int) -> None:
-        """Drop what was recorded after the checkpoint that training continues from."""
-        for path in (self.run_dir / records.SAMPLE_TEXTS).glob("step-*.txt"):
-            if int(path.stem.removeprefix("step-")) > step:
-                path.unlink()
-        for name in (records.METRICS, records.EVALUATIONS, records.SAMPLES):
-            path = self.run_dir / name
-            if path.exists():
-                rows = files.read_json_lines(path)
-                files.rewrite_json_lines(path, [row for row in rows if row["step"] <= step])
+        if sample is not None:
+            run_logs.keep_sample(self.run_dir, sample)
 
     def end(self, status: Status, reason: str) -> RunRecord:
-        self.record.status = status
-        self.record.reason = reason
+        self.record.status, self.record.reason = status, reason
         self.record.finished = _now()
+        self.usage.stop()
         if status in FINISHED:
             self.draw()  # before the record says so: who mirrors finished runs finds them whole
         self.write()
@@ -375,13 +393,6 @@ class _Run:
         if found is not None and found != self.record.mlflow:
             self.record.mlflow = found
             records.write_record(self.run_dir, self.record)
-
-
-def _line(evaluation: Evaluation) -> str:
-    brier = evaluation.brier
-    orders = " ".join(f"{value:.2f}" for value in brier.brier)
-    extra = f", cross-entropy {evaluation.cross_entropy:.3f}" if evaluation.cross_entropy is not None else ""
-    return f"step {evaluation.step} ({evaluation.phase}): BrierLM {brier.words()} (Brier-1…4 {orders} %){extra}"
 
 
 def _now() -> str:

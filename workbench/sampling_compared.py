@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from workbench.call_curve import call_curve
 from workbench.config import RunConfig
+from workbench.errors import NotFiniteError
 from workbench.grid import Grid
 from workbench.language_model import LanguageModel
 from workbench.model import Calm
 from workbench.progress import Display
-from workbench.records import CallPoint, RunRecord, TradeoffPoint
+from workbench.records import CallPoint, Diagnostic, RunRecord, TradeoffPoint
 from workbench.tradeoff import tradeoff
 
 
@@ -26,7 +28,7 @@ def compare_sampling(
 ) -> None:
     """Fill in the record's ``call_curve`` and ``tradeoff``, as far as ``eval.network_calls`` and ``eval.tradeoff``
     ask for them. It may take minutes: ``save`` is called after each point, and what the record holds is not done
-    again."""
+    again. What is not finite ends the comparison, not the run, whose own evaluation is: a diagnostic says so."""
 
     def keep(point: CallPoint | TradeoffPoint) -> None:
         kept: list[Any] = record.call_curve if isinstance(point, CallPoint) else record.tradeoff
@@ -36,27 +38,38 @@ def compare_sampling(
     calls, samplers = record.call_curve, record.tradeoff
     if isinstance(model, Calm) and config.eval.network_calls:
         record.call_curve = []
-        call_curve(
-            model,
-            config,
-            grid,
-            vocab=vocab,
-            known=record.final,
-            done=calls,
-            keep=keep,
-            progress=_progress(display, "evaluating by network calls (windows)"),
-        )
+        with _noting(record, "eval.network_calls"):
+            call_curve(
+                model,
+                config,
+                grid,
+                vocab=vocab,
+                known=record.final,
+                done=calls,
+                keep=keep,
+                progress=_progress(display, "evaluating by network calls (windows)"),
+            )
     if config.eval.tradeoff is not None:
         record.tradeoff = []
-        tradeoff(
-            model,
-            config.eval,
-            config.eval.tradeoff,
-            grid,
-            done=samplers,
-            keep=keep,
-            progress=_progress(display, "comparing samplers (settings)"),
-        )
+        with _noting(record, "eval.tradeoff"):
+            tradeoff(
+                model,
+                config.eval,
+                config.eval.tradeoff,
+                grid,
+                done=samplers,
+                keep=keep,
+                progress=_progress(display, "comparing samplers (settings)"),
+            )
+
+
+@contextlib.contextmanager
+def _noting(record: RunRecord, asked: str) -> Iterator[None]:
+    try:
+        yield
+    except NotFiniteError as error:
+        message = f"the comparison that {asked} asks for is not complete: {error}; leave its last setting out"
+        record.diagnostics.append(Diagnostic(code="not_finite", message=message))
 
 
 def _progress(display: Display, name: str) -> Callable[[int, int], None]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench import checkpoint, files, machine, records
+from workbench import checkpoint, machine, processes, records, run_logs
 from workbench.build import build_model, prepare_inputs
 from workbench.config import RunConfig
-from workbench.config_file import load_config, with_head_sampling
+from workbench.config_file import is_same_run, stored_config, with_head_sampling
 from workbench.data import Corpus
 from workbench.errors import RunError
+from workbench.finite import all_finite
 from workbench.home import Home
 from workbench.language_model import LanguageModel
 from workbench.optim import phase_after
@@ -33,17 +36,33 @@ class SavedRun:
     phase: Phase
 
 
+def require_checkpoint(run_dir: Path, record: records.RunRecord) -> Path:
+    """Where its weights are. Raises RunError with what to do where there are none yet."""
+    found = checkpoint.find(run_dir / records.CHECKPOINT)
+    if found is not None:
+        return found
+    status, process = str(record.status), record.environment.get("process")
+    if status == "running" and isinstance(process, dict) and processes.gone(process):
+        status = "killed"
+    remedy = {
+        "running": "a process trains it: wait for its first evaluation or checkpoint",
+        "interrupted": "the command that trained it goes on with it",
+        "killed": "nobody trains it any more: the command that trained it goes on with it",
+    }.get(status, "train it first")
+    raise RunError(f"{run_dir} has no checkpoint yet (status: {status}); {remedy}")
+
+
 def load_run(run_dir: Path | str, home: Home, overrides: Mapping[str, Any] | None = None) -> SavedRun:
     """On this machine's device. ``overrides``: other settings of the head's sampling (``model.head.num_calls``).
 
     Raises ConfigError for overrides that would need another training, and RunError where the folder is not a
-    run's, has no weights yet, or its text has changed since."""
+    run's, has no weights yet or none that are finite, or its text has changed since."""
     run_dir = Path(run_dir)
     record = records.read_record(run_dir)
-    config = with_head_sampling(load_config(run_dir / records.CONFIG), overrides or {})
-    found = checkpoint.find(run_dir / records.CHECKPOINT)
-    if found is None:
-        raise RunError(f"{run_dir} has no checkpoint yet (status: {record.status}); train it first")
+    config = with_head_sampling(stored_config(run_dir / records.CONFIG), overrides or {})
+    if config.optim.batch_positions is None or config.optim.lr is None:
+        raise RunError(f"{run_dir / records.CONFIG} is damaged: it leaves open what every run has; bring it back")
+    found = require_checkpoint(run_dir, record)
     anywhere = config.model_copy(update={"runtime": config.runtime.model_copy(update={"device": "auto"})})
     device = machine.resolve(anywhere, home.cache).runtime.device
     config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"device": device})})
@@ -51,7 +70,12 @@ def load_run(run_dir: Path | str, home: Home, overrides: Mapping[str, Any] | Non
     require_same_text(record, inputs.corpus, run_dir)
     model, _ = build_model(config, inputs.corpus, home, run_dir=run_dir)
     checkpoint.load_weights(model.network, found / checkpoint.WEIGHTS)
-    step, schedule = int(files.read_json(found / checkpoint.STATE)["step"]), inputs.schedule
+    if not all_finite(model.network.parameters()):
+        raise RunError(
+            f"the weights in {found} are not finite (status: {record.status}): nothing can be made of them; train "
+            "another run, with a lower optim.lr"
+        )
+    step, schedule = checkpoint.read_step(found), inputs.schedule
     return SavedRun(
         config=config,
         record=record,
@@ -69,6 +93,22 @@ def load_run(run_dir: Path | str, home: Home, overrides: Mapping[str, Any] | Non
     )
 
 
+def existing_record(run_dir: Path, config: RunConfig) -> RunRecord | None:
+    """Of the run in the folder, if there is one. Raises RunError where it is of another configuration, or is
+    finished and has a damaged log, which nobody would look into before a report."""
+    if not (run_dir / records.RECORD).exists():
+        return None
+    record = records.read_record(run_dir)
+    if not is_same_run(run_dir / records.CONFIG, record.config_hash, config):
+        raise RunError(
+            f"{run_dir} holds a run of another configuration ({record.config_hash}, asked {config.hash()}); "
+            "choose another folder or delete it"
+        )
+    if record.status in records.FINISHED:
+        run_logs.require_whole(run_dir)
+    return record
+
+
 def require_same_text(record: RunRecord, corpus: Corpus, run_dir: Path) -> None:
     """Raises RunError where a run was trained on other tokens than the corpus now holds."""
     if record.data_hash and record.data_hash != corpus.hash:
@@ -81,20 +121,29 @@ def require_same_text(record: RunRecord, corpus: Corpus, run_dir: Path) -> None:
 def find_run(name: str, home: Home) -> Path:
     """A run's folder from its path, or from its id, STUDY/ID or name below ``home``.
 
-    Raises RunError where there is none or several."""
+    Raises RunError where there is none or several, as where ``--seeds`` made several of the name."""
     for direct in (Path(name), home.root / name):
-        if (direct / records.RECORD).exists():
+        if os.path.exists(direct / records.RECORD):  # False for a name that is too long, too
             return direct
     known = records.find_runs(home.root)
-    matches = [path for path in known if path.name == name or _name(path) == name]
+    names = {path: _name(path) for path in known}
+    matches = [path for path in known if name in (path.name, names[path])]
     if len(matches) == 1:
         return matches[0]
     if matches:
-        listed = ", ".join(str(path) for path in matches[:5])
-        raise RunError(f"{name!r} names {len(matches)} runs ({listed} ...); give STUDY/RUN or the folder")
+        listed = _listed([str(path) for path in matches])
+        raise RunError(f"{name!r} names {len(matches)} runs ({listed}); give STUDY/RUN or the folder")
+    of_seeds = [other for other in names.values() if other and re.fullmatch(rf"{re.escape(name)} s\d+", other)]
+    if of_seeds:
+        runs = "1 run" if len(of_seeds) == 1 else f"{len(of_seeds)} runs"
+        raise RunError(f"{name!r} is {runs}: {_listed([repr(other) for other in of_seeds])}; name one")
     latest = ", ".join(path.name for path in known[-5:])
     hint = f"latest: {latest}" if known else f"there are no runs under {home.root} yet"
     raise RunError(f"no run {name!r}; {hint}")
+
+
+def _listed(names: list[str], most: int = 5) -> str:
+    return ", ".join([*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])])
 
 
 def _name(run_dir: Path) -> str | None:

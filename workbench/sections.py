@@ -14,8 +14,12 @@ from pydantic import Field, model_validator
 from workbench.head_sections import (
     EnergyHeadConfig,
     HeadConfig,
+    NotHashed,
     Positive,
     Section,
+    Seed,
+    Since,
+    Size,
     Solver,
     defaults,
     own_fields,
@@ -24,59 +28,23 @@ from workbench.head_sections import (
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Init = Literal["paper", "fan_in"]
 
-BYTE_VOCAB = 258
-"""256 bytes, the id of padding and dropped tokens, the end of a document."""
-DEFAULT_BPE_VOCAB = 4096
-
 FAN_IN_BELOW_WIDTH = 512
 """Widths below this are initialised by fan-in unless a configuration says otherwise: the published
 N(0, 0.02) suits widths of 1,024 and more (at 128-256 the head hardly depends on the hidden state)."""
 
 
-class TokenizerConfig(Section):
-    """``byte`` has 256 bytes and two special ids; ``bpe`` is trained on the training split."""
-
-    kind: Literal["byte", "bpe"] = "byte"
-    vocab_size: int | None = None
-
-    @property
-    def num_ids(self) -> int:
-        """Ids that the tokenizer will have (an upper bound for BPE on a small corpus)."""
-        return BYTE_VOCAB if self.kind == "byte" else self.vocab_size or DEFAULT_BPE_VOCAB
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.kind == "byte" and self.vocab_size not in (None, BYTE_VOCAB):
-            raise ValueError(
-                f"the byte tokenizer always has {BYTE_VOCAB} ids, {self.vocab_size} given; "
-                "leave vocab_size out or choose kind: bpe"
-            )
-        if self.kind == "bpe" and self.vocab_size is not None and self.vocab_size < 260:
-            raise ValueError(
-                f"a BPE vocabulary needs at least 260 ids (256 bytes, two special ids, merges), "
-                f"{self.vocab_size} given"
-            )
-        return self
-
-
-class DataConfig(Section):
-    """Which text, how it is cut into tokens and how documents are split."""
-
-    corpus: str = "shakespeare"
-    tokenizer: TokenizerConfig = TokenizerConfig()
-    validation_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.1
-    test_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.1
-    max_documents: Positive | None = None
-    """Use only the first so many documents (for tests and quick looks)."""
-
-
 class AutoencoderConfig(Section):
     """Stage 1 (paper, section 2; METHOD section 1). The chunk size comes from the model."""
 
-    latent_dim: Positive = 32
-    width: Positive = 128
-    mlp_width: Positive | None = None
+    latent_dim: Size = 32
+    width: Size = 128
+    mlp_width: Size | None = None
     """SwiGLU width; default 2.5 x width, as 1280 for 512 in the paper."""
+    encoder_layers: Annotated[Size, Field(multiple_of=2), Since(2, before=2)] = 2
+    """Residual blocks: one half sees tokens, the other the chunk."""
+    decoder_layers: Annotated[Size, Field(multiple_of=2), Since(2, before=2)] = 2
+    norm_eps: Annotated[float, Field(gt=0.0), Since(2, before=1e-6)] = 1e-6
+    """Of its RMSNorms."""
     token_dropout: Probability = 0.15
     latent_dropout: Probability = 0.15
     kl_weight: Annotated[float, Field(ge=0.0)] = 0.001
@@ -92,7 +60,7 @@ class AutoencoderConfig(Section):
     """Last part of the steps over which the rate falls linearly to 0; 0 is the published constant."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
     clip: Annotated[float, Field(gt=0.0)] = 1.0
-    seed: int = 0
+    seed: Seed = 0
     eval_chunks: Positive = 16384
     """Held-out chunks for its evaluation."""
 
@@ -100,14 +68,16 @@ class AutoencoderConfig(Section):
 class BackboneConfig(Section):
     """A Llama-style causal Transformer (METHOD section 2)."""
 
-    width: Positive = 128
-    num_layers: Positive = 2
-    num_heads: Positive = 4
-    num_kv_heads: Positive | None = None
+    width: Size = 128
+    num_layers: Size = 2
+    num_heads: Size = 4
+    num_kv_heads: Size | None = None
     """Grouped-query attention: fewer key/value heads; default as many as num_heads."""
-    mlp_width: Positive | None = None
+    mlp_width: Size | None = None
     """SwiGLU width; default 8/3 x width, rounded up to a multiple of 32."""
     rope_theta: Annotated[float, Field(gt=0.0)] = 10_000.0
+    norm_eps: Annotated[float, Field(gt=0.0), Since(2, before=1e-6)] = 1e-6
+    """Of its RMSNorms."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -126,7 +96,7 @@ class CalmConfig(Section):
     """A CALM: predicts the latent vector of the next chunk of K tokens."""
 
     kind: Literal["calm"] = "calm"
-    chunk_size: Positive = 4
+    chunk_size: Size = 4
     """K."""
     input_mode: Literal["tokens", "latent", "both"] = "tokens"
     latent_feedback: Literal["reencoded", "predicted"] = "reencoded"
@@ -217,6 +187,12 @@ class TrainConfig(Section):
     """Encode the distinct chunks of the training text once for an autoencoder and look the posteriors up, instead
     of encoding in every step (``workbench.targets``). Default: where chunks repeat often and a table of them is
     small, for bytes with K <= 4 and L <= 64, and for K = 1."""
+    stop_diverged: Annotated[bool, Since(1, before=False, left_out=True)] = True
+    """End a run whose loss or gradients have exploded, or whose autoencoder has collapsed
+    (``workbench.divergence``). What is trained until then is the same."""
+    init_from: Annotated[str | None, Since(2, before=None)] = None
+    """Start from the weights, and keep the autoencoder, of this run (its folder, or its name below ``--home``)
+    instead of new ones (``workbench.initial``)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -274,7 +250,7 @@ class EvalConfig(Section):
     windows, and where the split has no more of them more rounds of samples, until it is reached."""
     max_positions: Positive = 50_000
     """Budget of ``target_se``: scored positions, every round counted."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the model's samples."""
     network_calls: tuple[Positive, ...] = ()
     """After its last evaluation a CALM is scored with each of these budgets of network calls for a sample too (an
@@ -318,3 +294,17 @@ class RuntimeConfig(Section):
     autoencoder_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """The same for the autoencoder's training; apart, so that models of all widths share one."""
     threads: Positive | None = None
+    """Of a run on one machine; its ranks there share them."""
+    strategy: Annotated[Literal["ddp", "fsdp"], NotHashed] = "ddp"
+    """Of several ranks (``calm train --ranks``, torchrun): each has the whole network (``ddp``), or a part of
+    every weight, gradient and optimizer state (``fsdp``), for networks that do not fit."""
+    micro_batch: Annotated[Positive | None, NotHashed] = None
+    """Sequences that a rank takes through the network at a time; gradients add up to those of the whole batch.
+    Default: all of its part."""
+    micro_chunks: Annotated[Positive | None, NotHashed] = None
+    """The same for the autoencoder's training: chunks that a rank takes at a time, of its part of
+    ``autoencoder.batch_chunks``."""
+    checkpoint_activations: Annotated[bool, NotHashed] = False
+    """Keep of every block its input alone, and compute the rest again in the backward pass."""
+    compile: Annotated[bool, NotHashed] = False
+    """``torch.compile`` the blocks for training; without a compiler a warning, and training as it is."""

@@ -79,13 +79,18 @@ class SettingDifference:
         return verdict_of(self.low, self.high)
 
 
-def seed_noise(settings: Sequence[Sequence[Values]], clusters: Clusters) -> SeedNoise | None:
+def seed_noise(
+    settings: Sequence[Sequence[Values]],
+    clusters: Clusters,
+    *,
+    linearise: Callable[[Values, Clusters], Linearised] = Linearised.of,
+) -> SeedNoise | None:
     """Pooled over settings with two or more seeds, all at the same positions; None where there are none.
 
     ``settings``: for each setting one (W, n, O) a seed. Settings of which a seed has a BrierLM of 0 are left
     out: it is cut off there, and two seeds at 0 do not scatter. The noise is taken to be the
-    same for all settings."""
-    linear = [[Linearised.of(values, clusters) for values in seeds] for seeds in settings if len(seeds) > 1]
+    same for all settings. ``linearise``: as of ``setting_difference``."""
+    linear = [[linearise(values, clusters) for values in seeds] for seeds in settings if len(seeds) > 1]
     repeated = [seeds for seeds in linear if all(run.brierlm > 0 for run in seeds)]
     if not repeated:
         return None

@@ -19,14 +19,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Int
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from workbench import files
 from workbench.autoencoder import Autoencoder
+from workbench.cache import cached
 from workbench.errors import ConfigError
 from workbench.posterior import Posterior
+from workbench.tensor_files import read_tensors, unreadable, write_tensors
 
+_TABLE = "table.safetensors"
 LARGEST_BYTES = 2**31
 _COUNTED_AT_ONCE = 2**22
 _ENCODED_AT_ONCE = 8192
@@ -63,20 +64,26 @@ def cached_table(
         most = LARGEST_BYTES // (8 * autoencoder.config.latent_dim)
         codes = distinct_codes(tokens, autoencoder.chunk_size, autoencoder.vocab_size, most=most)
         table = build_table(autoencoder, codes)
-        save_file(
+        write_tensors(
+            temporary / _TABLE,
             {"codes": table.codes.cpu(), "mean": table.mean.cpu(), "log_std": table.log_std.cpu()},
-            temporary / "table.safetensors",
         )
 
-    files.build_once(folder, build)
+    return cached(folder, build, lambda made: _load(made / _TABLE, autoencoder))
+
+
+def _load(path: Path, autoencoder: Autoencoder) -> PosteriorTable:
+    """Raises RunError where the file is no table of this autoencoder's."""
+    found = read_tensors(path, what="table of posteriors", mapped=True)
+    rows = len(found["codes"]) if "codes" in found else 0
+    latents = ((rows, autoencoder.config.latent_dim), torch.float32)
+    wanted = {"codes": ((rows,), torch.int64), "mean": latents, "log_std": latents}
+    if {name: (tuple(value.shape), value.dtype) for name, value in found.items()} != wanted:
+        raise unreadable(path, "table of posteriors", "names, shapes or types are not a table's")
     device = next(autoencoder.parameters()).device
-    found = load_file(folder / "table.safetensors", device=str(device))
+    codes, mean, log_std = (found[name].to(device) for name in ("codes", "mean", "log_std"))
     return PosteriorTable(
-        found["codes"],
-        found["mean"],
-        found["log_std"],
-        chunk_size=autoencoder.chunk_size,
-        vocab_size=autoencoder.vocab_size,
+        codes, mean, log_std, chunk_size=autoencoder.chunk_size, vocab_size=autoencoder.vocab_size
     )
 
 

@@ -1,4 +1,5 @@
-"""Text to token ids and back: bytes, or a byte-level BPE trained on the training split.
+"""Text to token ids and back: bytes, or a byte-level BPE trained on the training split. One of somebody else's is
+in ``workbench.pretrained_tokenizer``.
 
 Two ids are reserved in every vocabulary: ``PAD_ID`` (padding and dropped tokens; never occurs in
 text) and ``END_ID`` (end of a document). Neither has a spelling, so no text can produce them: the ids
@@ -10,7 +11,8 @@ from __future__ import annotations
 import abc
 import json
 import re
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,18 +20,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from workbench.aside import aside
 from workbench.config import DEFAULT_BPE_VOCAB
 from workbench.errors import DataError
-from workbench.files import read_json, write_atomic, write_json
+from workbench.files import raise_unreadable, read_json, write_atomic, write_json
 
 PAD_ID = 0
 END_ID = 1
 NUM_RESERVED = 2
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
+LONGEST_WORD = 1000
+_LONG_WORD = re.compile(
+    "|".join(f"{kind}{{{LONGEST_WORD}}}" for kind in (r"[^\W\d_]", r"\d", r"\s", r"[^\w\s]", "_"))
+)
 _REPLACEMENT = "�".encode()
-_KIND_FILE = "tokenizer.json"
-_BPE_FILE = "bpe.json"
+LEAVE_SECONDS = 1.0
+"""What an interrupted training gets to stop reading."""
+KIND_FILE = "tokenizer.json"
+BPE_FILE = "bpe.json"
 
 
 class Tokenizer(abc.ABC):
@@ -82,11 +91,11 @@ class ByteTokenizer(Tokenizer):
         return [b""] * NUM_RESERVED + [bytes([b]) for b in range(256)]
 
     def encode(self, text: str) -> npt.NDArray[np.integer[Any]]:
-        raw = np.frombuffer(_encodable(text).encode("utf-8"), dtype=np.uint8)
+        raw = np.frombuffer(encodable(text).encode("utf-8"), dtype=np.uint8)
         return raw.astype(np.uint16) + np.uint16(NUM_RESERVED)
 
     def save(self, folder: Path) -> None:
-        write_json(Path(folder) / _KIND_FILE, {"kind": "byte", "vocab_size": self.vocab_size})
+        write_json(Path(folder) / KIND_FILE, {"kind": "byte", "vocab_size": self.vocab_size})
 
 
 class BpeTokenizer(Tokenizer):
@@ -100,8 +109,17 @@ class BpeTokenizer(Tokenizer):
         self._bpe = tokenizers.Tokenizer.from_str(definition)
 
     @classmethod
-    def train(cls, documents: Iterable[str], vocab_size: int = DEFAULT_BPE_VOCAB) -> BpeTokenizer:
-        """Deterministic; a text too small for ``vocab_size`` ids gives a smaller vocabulary."""
+    def train(
+        cls,
+        documents: Iterable[str],
+        vocab_size: int = DEFAULT_BPE_VOCAB,
+        progress: Callable[[int], None] = lambda read: None,
+    ) -> BpeTokenizer:
+        """Deterministic; a text too small for ``vocab_size`` ids gives a smaller vocabulary. ``progress`` gets how
+        many documents were read, now and then; all of them while pairs are merged.
+
+        The documents are read in other threads. A signal is heard at once; what is merged then goes on, unheard,
+        until it is through or the process ends."""
         import tokenizers
 
         bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -112,45 +130,105 @@ class BpeTokenizer(Tokenizer):
             initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        bpe.train_from_iterator((_encodable(d) for d in documents), trainer)
+        reader = _Reader(documents)
+        try:
+            aside(
+                lambda: bpe.train_from_iterator(reader.pieces(), trainer),
+                lambda: progress(reader.read),
+                name="tokenizer",
+            )
+        except BaseException:
+            reader.stop()
+            raise
         return cls(bpe.to_str())
 
     @cached_property
     def token_bytes(self) -> Sequence[bytes]:
-        byte_of = _byte_of_letter()
+        byte_of = byte_of_letter()
         letters = sorted(self._bpe.get_vocab().items(), key=lambda item: item[1])
         return [b""] * NUM_RESERVED + [bytes(byte_of[c] for c in token) for token, _ in letters]
 
     def encode(self, text: str) -> npt.NDArray[np.integer[Any]]:
-        ids = self._bpe.encode(_encodable(text)).ids
+        ids = [token for piece in pieces(encodable(text)) for token in self._bpe.encode(piece).ids]
         return np.array(ids, dtype=np.uint32) + np.uint32(NUM_RESERVED)
 
     def save(self, folder: Path) -> None:
-        write_atomic(Path(folder) / _BPE_FILE, self._definition)
-        write_json(Path(folder) / _KIND_FILE, {"kind": "bpe", "vocab_size": self.vocab_size})
+        write_atomic(Path(folder) / BPE_FILE, self._definition)
+        write_json(Path(folder) / KIND_FILE, {"kind": "bpe", "vocab_size": self.vocab_size})
+
+
+class _Stopped(Exception):
+    """Nobody waits for the tokenizer any more."""
+
+
+class _Reader:
+    """Documents on their way to the native trainer, which asks for them in threads of its own."""
+
+    def __init__(self, documents: Iterable[str]) -> None:
+        self._documents = documents
+        self._stopped = False
+        self.read = 0
+        self._ended = threading.Event()
+        """Everything is read, or reading was stopped."""
+
+    def pieces(self) -> Iterator[str]:
+        try:
+            for document in self._documents:
+                if self._stopped:
+                    raise _Stopped
+                yield from pieces(encodable(document))
+                self.read += 1
+        finally:
+            self._ended.set()
+
+    def stop(self) -> None:
+        """Read no more: a thread that still asks for Python code could end the process with an abort while the
+        interpreter leaves. One that merges asks for none until it is through, and is not waited for."""
+        self._stopped = True
+        self._ended.wait(LEAVE_SECONDS)
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
     """What ``save`` wrote. Raises DataError where it is missing or unreadable."""
     folder = Path(folder)
     try:
-        kind = read_json(folder / _KIND_FILE)["kind"]
+        about = read_json(folder / KIND_FILE)
+        kind = about["kind"]
         if kind == "byte":
             return ByteTokenizer()
         if kind == "bpe":
-            return BpeTokenizer((folder / _BPE_FILE).read_text(encoding="utf-8"))
+            return BpeTokenizer((folder / BPE_FILE).read_text(encoding="utf-8"))
+        if kind == "pretrained":
+            from workbench.pretrained_tokenizer import PretrainedTokenizer
+
+            definition = (folder / BPE_FILE).read_text(encoding="utf-8")
+            return PretrainedTokenizer(
+                definition, end_id=about["end_id"], pad_id=about["pad_id"], vocab_size=about["vocab_size"]
+            )
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise_unreadable(folder, error)
         raise DataError(
             f"no readable tokenizer in {folder}: {error}; delete that folder to make it anew"
         ) from None
-    raise DataError(f"{folder / _KIND_FILE} names the tokenizer kind {kind!r}; known: byte, bpe")
+    raise DataError(f"{folder / KIND_FILE} names the tokenizer kind {kind!r}; known: byte, bpe, pretrained")
 
 
-def _encodable(text: str) -> str:
+def pieces(text: str) -> Iterator[str]:
+    """A text cut where a word, number, gap or row of signs has gone on for ``LONGEST_WORD`` characters: merging
+    takes the square of a word's length. Nearly every text is one piece."""
+    start = 0
+    for match in _LONG_WORD.finditer(text):
+        yield text[start : match.end()]
+        start = match.end()
+    if start < len(text):
+        yield text[start:]
+
+
+def encodable(text: str) -> str:
     return text if text.isascii() else _SURROGATES.sub("�", text)
 
 
-def _byte_of_letter() -> dict[str, int]:
+def byte_of_letter() -> dict[str, int]:
     """The library writes each byte as one printable letter: printable Latin-1 stands for itself, the
     others follow from U+0100 on, in order."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import enum
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ from workbench.records import MlflowLink
 from workbench.tracking_report import StudyReport
 from workbench.tracking_schema import SINGLE, read_cursor, without_password
 
-__all__ = ["SINGLE", "Followed", "NullTracker", "Outcome", "Tracker", "link", "open_tracker"]
+__all__ = ["SINGLE", "Followed", "LaunchRequest", "NullTracker", "Outcome", "Tracker", "link", "open_tracker"]
 
 SCHEMES = ("sqlite", "postgresql", "mysql", "http", "https")
 
@@ -37,22 +38,51 @@ class Outcome(enum.Enum):
     """Another process is delivering this run."""
 
 
+@dataclass(frozen=True)
+class LaunchRequest:
+    """What the hosts of a study know of a launch that is to be made, so that there is one of it."""
+
+    token: str
+    """Tag of the launch."""
+    asked: bool
+    """Whether it may have been asked for before, by whomever: then it is looked for first."""
+
+
 class Tracker(abc.ABC):
     """Shows runs on a tracking server; the contract of all trackers (tests: ``TrackerSuite``).
 
     After opening, no method raises for a server that is away or refuses: it warns once, in one line,
-    and says so in its result. A server that hangs costs 2 s an attempt, and attempts get rarer
-    (30 s to 10 min apart)."""
+    and says so in its result. A server that hangs costs 2 s an attempt, one that stops in the middle or is slow
+    10 s at most (60 s at the end of a run), and attempts get rarer (30 s to 10 min apart)."""
 
     @property
     def uri(self) -> str:
         """Where it shows runs: absolute, without a password; empty where it shows none."""
         return ""
 
+    @property
+    def busy(self) -> bool:
+        """Whether something that nobody waits for any more is still under way to the server."""
+        return False
+
+    def be_patient(self) -> None:
+        """Nobody who trains is kept waiting: after an outage try again every few seconds, and wait longer."""
+        return
+
     @abc.abstractmethod
-    def start_study(self, name: str, spec: dict[str, Any]) -> str | None:
-        """A parent run for one launch of the study ``name``; ``spec`` is its frozen specification
-        (``question`` becomes the description). Returns its id, None where there is none."""
+    def start_study(
+        self,
+        name: str,
+        spec: dict[str, Any],
+        known: str | None = None,
+        *,
+        request: LaunchRequest | None = None,
+        final: bool = False,
+    ) -> str | None:
+        """The parent run of the runs of study ``name``: its earlier one (``known``, or the latest of this home)
+        where the server has it, else a new one. ``spec`` is the study's frozen specification (``question``
+        becomes the description). ``request``: of a new one. ``final``: ask also in the pause after an outage.
+        Returns its id, None where there is none, or none yet (``busy``)."""
 
     @abc.abstractmethod
     def mirror(self, run_dir: Path, *, parent: str | None = None, final: bool = False) -> Outcome:
@@ -65,6 +95,10 @@ class Tracker(abc.ABC):
     @abc.abstractmethod
     def finish_study(self, parent: str | None, summary: dict[str, Any], artifacts: list[Path]) -> None:
         """End the launch ``parent``: numbers of ``summary`` as metrics, it and ``artifacts`` as artifacts."""
+
+    @abc.abstractmethod
+    def stop_study(self, parent: str | None, status: str = "KILLED") -> None:
+        """The launch ``parent`` has ended before its study did; ``start_study`` continues it."""
 
     @abc.abstractmethod
     def show_report(self, study: str, parent: str | None, report: StudyReport) -> Outcome:
@@ -85,13 +119,24 @@ class Tracker(abc.ABC):
 class NullTracker(Tracker):
     """``--tracking-uri none``: the run folder is all there is."""
 
-    def start_study(self, name: str, spec: dict[str, Any]) -> str | None:
+    def start_study(
+        self,
+        name: str,
+        spec: dict[str, Any],
+        known: str | None = None,
+        *,
+        request: LaunchRequest | None = None,
+        final: bool = False,
+    ) -> str | None:
         return None
 
     def mirror(self, run_dir: Path, *, parent: str | None = None, final: bool = False) -> Outcome:
         return Outcome.COMPLETE
 
     def finish_study(self, parent: str | None, summary: dict[str, Any], artifacts: list[Path]) -> None:
+        return None
+
+    def stop_study(self, parent: str | None, status: str = "KILLED") -> None:
         return None
 
     def show_report(self, study: str, parent: str | None, report: StudyReport) -> Outcome:
@@ -105,18 +150,31 @@ class Followed(NullTracker):
     """Given to a run that another process mirrors (a study's launcher): the run only notes where it is shown."""
 
 
-def open_tracker(uri: str | None, *, experiment: str = SINGLE, home: Home) -> Tracker:
+def open_tracker(uri: str | None, *, experiment: str = SINGLE, home: Home, later: bool = False) -> Tracker:
     """Connect to ``uri`` (None: the sqlite database of ``home``, made if need be; "none": no tracking).
 
-    ``experiment`` is the study's name. Raises TrackingError, within about 10 s, where the server does not
-    answer, the URI is of an unsupported kind or the experiment cannot be used."""
+    ``experiment`` is the study's name. ``later``: a server that is away is told of in one line and connected to
+    when it is back, since work that was begun goes on without it.
+
+    Raises TrackingError, within about 20 s (ten minutes for a file, which may have to be made), where the server
+    does not answer, the URI is of an unsupported kind or the experiment cannot be used."""
     if uri == "none":
         return NullTracker()
     uri = home.mlflow_uri if uri is None else uri
     _check_scheme(uri)
     from workbench.tracking_mlflow import MlflowTracker  # MLflow takes more than a second to import
 
-    return MlflowTracker.open(uri, experiment, home)
+    return MlflowTracker.open(uri, experiment, home, later=later)
+
+
+def require_answer(uri: str | None) -> None:
+    """Raises TrackingError where a server does not answer or the URI is of an unsupported kind; makes nothing."""
+    if uri is None or uri == "none":
+        return
+    _check_scheme(uri)
+    from workbench.tracking_database import check_answers
+
+    check_answers(uri)
 
 
 def link(run_dir: Path | str) -> MlflowLink | None:

@@ -6,26 +6,54 @@ So the file is made once, under a lock, beside its final name, and renamed when 
 
 from __future__ import annotations
 
+import errno
 import http.client
+import logging
 import os
 import re
 import socket
 import sqlite3
 import tempfile
+import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from workbench import files
+from workbench import files, modes, processes
 from workbench.errors import TrackingError
+from workbench.home import Home
+from workbench.tracking_home import bring_artifacts_along
 from workbench.tracking_schema import without_password
 
+logger = logging.getLogger("workbench.tracking")
+
 ANSWER_SECONDS = 5.0
+OPEN_SECONDS = 20.0
+"""For a server to answer at the start."""
+FILE_SECONDS = 600.0
+"""The same for a file, which this machine itself has to make and to read: MLflow's migrations take minutes on one
+that is slow and loaded, and whoever opens the file meanwhile waits for them."""
+SLOW_SECONDS = 20.0
+"""After which it is told that a file is still being opened."""
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
 _tuned: set[str] = set()
+
+
+class ServerAway(TrackingError):
+    """Nobody answers, or not as a tracking server does: it may be back later."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """In a few words."""
+
+
+class ExperimentDeleted(TrackingError):
+    """The study's experiment was deleted there; other studies can be delivered."""
 
 
 def check_answers(uri: str) -> None:
@@ -57,13 +85,14 @@ def prepare_sqlite(uri: str, migrate: Callable[[Path], None]) -> str:
     """Make the database of ``sqlite:///PATH`` by ``migrate(temporary_path)`` if it is not there; returns
     the URI with an absolute path.
 
-    Raises TrackingError where the file cannot be made, or is no database."""
-    path = Path(uri.removeprefix("sqlite:///")).absolute()
-    uri = f"sqlite:///{path}"
+    Raises TrackingError where the file cannot be made, or is no database; ServerAway where it is locked;
+    OutputError where the disk is full."""
+    uri = absolute(uri)
+    path = Path(uri.removeprefix("sqlite:///"))
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with files.locked(path.with_name(f".{path.name}.lock")):
+            with files.locked(_making(path)):
                 if not path.exists():
                     _make_sqlite(path, migrate)
         _tune_connections(path)
@@ -71,11 +100,57 @@ def prepare_sqlite(uri: str, migrate: Callable[[Path], None]) -> str:
             connection.execute("SELECT count(*) FROM alembic_version")
         connection.close()
     except (OSError, sqlite3.Error) as error:
-        raise TrackingError(
-            f"the tracking database {path} cannot be used ({error}); choose another with --tracking-uri, go "
-            "without (--tracking-uri none), or move the file away: calm sync fills a new one from the run folders"
-        ) from None
+        if "locked" in str(error):
+            raise _file_in_use(path, str(error)) from None
+        if getattr(error, "errno", None) == errno.ENOSPC or "disk is full" in str(error):
+            raise files.cannot_write(path, OSError(errno.ENOSPC, "")) from None
+        raise TrackingError(_unusable_file(path, str(error))) from None
     return uri
+
+
+def follow_home(home: Home) -> bool:
+    """After the home was moved its own database, if there is one, goes with it; True where it does now. Raises
+    TrackingError."""
+    try:
+        return bring_artifacts_along(home)
+    except sqlite3.Error as error:
+        raise cannot_use(home.mlflow_uri, error) from None
+
+
+def is_file(uri: str) -> bool:
+    return urlsplit(uri).scheme.startswith("sqlite")
+
+
+def seconds_to_open(uri: str) -> float:
+    """How long ``uri`` may take at the start."""
+    return FILE_SECONDS if is_file(uri) else OPEN_SECONDS
+
+
+@contextmanager
+def said_when_slow(uri: str) -> Iterator[None]:
+    """Where a file takes long to open, say so, and who keeps it. A server has its own limit."""
+    path = Path(uri.removeprefix("sqlite:///"))
+
+    def say() -> None:
+        who = _who_holds(path)
+        logger.warning("tracking: %s is still being made or opened%s", path, f"; locked by {who}" if who else "")
+
+    timer = threading.Timer(SLOW_SECONDS, say)
+    timer.daemon = True
+    if is_file(uri):
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def absolute(uri: str) -> str:
+    """``sqlite:///PATH`` with an absolute path, as homes have it; another URI as it is."""
+    if not is_file(uri):
+        return uri
+    path = Path(uri.removeprefix("sqlite:///")).absolute()
+    return f"sqlite:///{path.parent.resolve() / path.name}"
 
 
 def cannot_use(uri: str, error: Exception) -> TrackingError:
@@ -92,15 +167,49 @@ def cannot_use(uri: str, error: Exception) -> TrackingError:
             f"the tracking database {shown} was made by another version of MLflow; "
             f"make a copy, then upgrade it with: mlflow db upgrade {shown}"
         )
+    if is_file(uri):
+        return _file_in_use(Path(absolute(uri).removeprefix("sqlite:///")), text)
     parts = urlsplit(uri)
     port = parts.port if _has_port(uri) else None
     start = "start it"
     if parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost"):
         start = f"start one (calm ui --port {port or 5000})"
-    return TrackingError(
+    return ServerAway(
         f"the tracking server {shown} does not answer or refuses ({text}); {start}, check the address, or go "
-        "on without it (--tracking-uri none) and deliver later with calm sync"
+        "on without it (--tracking-uri none) and deliver later with calm sync",
+        text,
     )
+
+
+def _file_in_use(path: Path, text: str) -> ServerAway:
+    """Nobody need be started for a file: somebody may have to let go of it."""
+    if not ("locked" in text or "in time" in text):
+        return ServerAway(_unusable_file(path, text), text)
+    who = _who_holds(path) or ("another process" if "locked" in text else "")
+    state = f"is locked by {who}" if who else "cannot be opened"
+    return ServerAway(
+        f"the tracking database {path} {state} ({text}); wait until it is free, or end what keeps it, and give "
+        "the same command again, or go on without it (--tracking-uri none) and deliver later with calm sync",
+        text,
+    )
+
+
+def _unusable_file(path: Path, text: str) -> str:
+    return (
+        f"the tracking database {path} cannot be used ({text}); choose another with --tracking-uri, go "
+        "without (--tracking-uri none), or move the file away: calm sync fills a new one from the run folders"
+    )
+
+
+def _who_holds(path: Path) -> str:
+    """Those who make the file or write into it; empty where nobody is seen."""
+    lock, shared = _making(path), path.with_name(f"{path.name}-shm")
+    return ", ".join(dict.fromkeys(who for file in (lock, path, shared) for who in processes.holders(file)))
+
+
+def _making(path: Path) -> Path:
+    """Locked by who makes the database."""
+    return path.with_name(f".{path.name}.lock")
 
 
 def first_line(error: BaseException) -> str:
@@ -125,6 +234,8 @@ def _reach_http(uri: str, seconds: float) -> None:
     except urllib.error.HTTPError as error:
         if error.code in (502, 503, 504):
             raise
+    except http.client.RemoteDisconnected:
+        raise
     except http.client.HTTPException as error:
         raise ConnectionError(f"it does not speak HTTP: {error}") from None
 
@@ -142,10 +253,17 @@ def _make_sqlite(path: Path, migrate: Callable[[Path], None]) -> None:
     """Migrate under a temporary name, switch to WAL, rename."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         temporary = Path(folder) / path.name
-        migrate(temporary)
+        try:
+            migrate(temporary)
+        except Exception as error:
+            cause = getattr(error, "orig", None)  # SQLAlchemy shows the whole statement, too
+            if isinstance(cause, sqlite3.Error):
+                raise cause from None
+            raise
         connection = sqlite3.connect(temporary)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.close()
+        modes.as_new(temporary)  # SQLite's lets no group write, whatever the umask
         os.replace(temporary, path)
 
 

@@ -12,20 +12,28 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-# Read when mlflow is imported or a request is made; what a user has set wins, telemetry apart.
+# Read when mlflow is imported or a request is made; what a user has set wins, telemetry and retries apart:
+# a request that MLflow itself sends again after a lost answer could double what it holds, and would take longer
+# than the tracker waits. The tracker asks again, once it knows what has arrived.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.tracking._tracking_service import utils
 
-from workbench.errors import TrackingError
+from workbench import files
 from workbench.home import Home
+from workbench.tracking_database import ExperimentDeleted
+from workbench.tracking_launches import STUDY
 from workbench.tracking_schema import without_password
-from workbench.tracking_views import experiment_tags
+from workbench.tracking_views import experiment_tags, missing_tags
+
+__all__ = ["MlflowException", "find_experiment", "forget_places", "migrate"]
 
 logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # outages are reported by the tracker, in one line
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -42,7 +50,7 @@ def find_experiment(client: Any, uri: str, name: str, home: Home) -> str:
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
             break
-        tags = experiment_tags(int(1000 * time.time()))
+        tags = experiment_tags(int(1000 * time.time()), varied(home, name))
         try:
             return str(client.create_experiment(name, artifact_location=location, tags=tags))
         except MlflowException as error:
@@ -50,14 +58,27 @@ def find_experiment(client: Any, uri: str, name: str, home: Home) -> str:
                 raise
     if experiment is None or experiment.lifecycle_stage == "deleted":
         number = experiment.experiment_id if experiment else "ID"
-        raise TrackingError(
+        raise ExperimentDeleted(
             f"the experiment {name!r} at {without_password(uri)} was deleted; restore it "
             f"(mlflow experiments restore --experiment-id {number}) or give the study another name"
         )
-    wanted = experiment_tags(int(experiment.creation_time or 0))
-    for key in wanted.keys() - experiment.tags.keys():  # made by an older version, or by hand
-        client.set_experiment_tag(experiment.experiment_id, key, wanted[key])
+    created = int(experiment.creation_time or 0)
+    for key, value in missing_tags(experiment.tags, created, varied(home, name)).items():
+        client.set_experiment_tag(experiment.experiment_id, key, value)
     return str(experiment.experiment_id)
+
+
+def varied(home: Home, study: str) -> list[str]:
+    """Fields of the configuration that a launched study searches or compares; empty where it is not known."""
+    try:
+        return [str(name) for name in files.read_json(home.study(study) / STUDY)["parameters"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def forget_places() -> None:
+    """MLflow remembers where a run's artifacts lie as long as the process lives, a notebook's perhaps."""
+    getattr(utils, "_artifact_repos_cache", {}).clear()
 
 
 def migrate(path: Path, artifacts: Path) -> None:

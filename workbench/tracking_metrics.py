@@ -4,7 +4,7 @@ Pure: reads the run folder, talks to nobody. Names are chosen so that MLflow's o
 a metric is the training step (of ``calls/``: the number of network calls), since a run is resumed and its rate is
 scheduled by steps; runs of different K line up over compute, which is therefore repeated at every step, also as
 its logarithm (MLflow draws a metric over any other that has the same steps, and has no logarithmic axis in its
-parallel coordinates).
+parallel coordinates). The step of ``system/`` is the number of the sample, as in MLflow's own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from workbench import records
 from workbench.errors import RunError
+from workbench.system_usage import read_system_points
 
 LOGARITHMS = ("train_flops", "infer_flops_per_token")
 """Costs that are shown as log10 as well."""
@@ -35,17 +36,18 @@ class Point:
 
 def points(run_dir: Path, record: records.RunRecord, *, ended: bool, since: int = -1) -> Iterator[Point]:
     """The metrics that stand in the run folder, in order of step for each key; training points only
-    after step ``since``, as there may be many."""
+    from step ``since`` on, as there may be many."""
     start = milliseconds(record.created)
     try:
         evaluations = records.read_evaluations(run_dir)
         train = records.read_train_points(run_dir)
         report = records.read_autoencoder_report(run_dir)
+        system = read_system_points(run_dir)
     except (OSError, ValueError) as error:
         raise RunError(f"the metrics in {run_dir} cannot be read: {error}") from None
     yield from _static(report, record, start)
     clock = {point.step: start + round(1000 * point.seconds) for point in train}
-    rows = [(p.step, clock[p.step], _train_metrics(p)) for p in train if p.step > since]
+    rows = [(p.step, clock[p.step], _train_metrics(p)) for p in train if p.step >= since]
     for evaluation in evaluations:
         time = max((t for step, t in clock.items() if step <= evaluation.step), default=start)
         rows.append((evaluation.step, time, _evaluation_metrics(evaluation)))
@@ -53,6 +55,9 @@ def points(run_dir: Path, record: records.RunRecord, *, ended: bool, since: int 
         for key, value in metrics.items():
             if value is not None:
                 yield Point(key, value, step, time)
+    for sample in system:
+        for key, value in sample.values.items():
+            yield Point(f"system/{key}", value, sample.sample, round(1000 * sample.time))
     if ended:
         time = max(clock.values(), default=start)
         for key, value in (_final_metrics(record) | _costs(record.compute)).items():
@@ -113,7 +118,7 @@ def _final_metrics(record: records.RunRecord) -> dict[str, float | None]:
     an ``eval/brierlm`` at less than its budget, so it has no ``final/brierlm``."""
     if record.status != "completed" or record.final is None:
         return {}
-    shown = ("brierlm", "brierlm_se", "brierlm_low", "brierlm_high", "cross_entropy", "bits_per_byte")
+    shown = ("brierlm", "brierlm_se", "brierlm_low", "brierlm_high", "score", "cross_entropy", "bits_per_byte")
     metrics = _evaluation_metrics(record.final)
     names = [*shown, *[f"brier_{n}" for n in range(1, len(record.final.brier.brier) + 1)]]
     return {f"final/{name}": metrics[f"eval/{name}"] for name in names}

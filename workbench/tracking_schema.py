@@ -23,9 +23,13 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from workbench import config_file, files, records
+from workbench import config_file, files, formats, processes, records
 from workbench.errors import RunError
+from workbench.given_files import read_text
+from workbench.tracking_datasets import DatasetUse, datasets
+from workbench.tracking_home import from_stored, home_of, to_stored
 from workbench.tracking_metrics import Point, points
+from workbench.tracking_views import SHORT
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The safe loader in C, seven times faster, where libyaml is there."""
@@ -34,7 +38,7 @@ SINGLE = "single"
 """Experiment of runs outside studies."""
 MAX_TEXT = 5000
 """Characters of a tag or parameter; servers refuse or cut above 6,000."""
-NAMES = 1
+NAMES = 2
 """Number of the names in use; a run delivered under older ones gets what is new when it is delivered again."""
 K_COLOURS = ("#440154", "#31688e", "#20a386", "#b5a100", "#d95f02")
 """Of K = 1, 2, 4, 8 and more in MLflow's charts; token baselines are INK. Those of the report."""
@@ -42,12 +46,12 @@ INK = "#111111"
 
 KILLED = "killed"
 """Shown for a run whose record says ``running`` but whose process is gone."""
-FINAL_STATUS = {
+FINAL_STATUS: dict[str, str] = {
     "running": "RUNNING",
     "completed": "FINISHED",
     "pruned": "FINISHED",  # a regular end decided by the study; KILLED would look like a fault to be repaired
     "failed": "FAILED",
-    "not_finite": "FAILED",
+    **dict.fromkeys(records.BAD_NUMBERS, "FAILED"),
     "interrupted": "KILLED",  # can be resumed, which sets it RUNNING again
     KILLED: "KILLED",
 }
@@ -60,11 +64,14 @@ class Cursor(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     tracking_uri: str
-    """Without a password."""
+    """Without a password. The home's own database is a mark in the file (``tracking_home``)."""
     token: str
     """Tag of the MLflow run, to find it again if an answer got lost."""
     experiment_id: str = ""
     run_id: str = ""
+    doubted: float = 0.0
+    """When a run was found or made (seconds since 1970) after an attempt without an answer: what was asked for
+    then may yet arrive, as a second run with the same token. 0 where that cannot be."""
     sending: bool = False
     """A batch of metrics was on its way when this was written: ask the server what has arrived."""
     steps: dict[str, int] = {}
@@ -77,6 +84,8 @@ class Cursor(BaseModel):
     artifacts: dict[str, str] = {}
     """Path in the run folder to hash of the content sent."""
     status: str = "RUNNING"
+    settled: str = ""
+    """``settled_mark`` of the run when everything of it had arrived."""
 
 
 @dataclass
@@ -84,8 +93,7 @@ class Missing:
     """What a server does not have yet."""
 
     params: dict[str, str] = field(default_factory=dict)
-    dataset: dict[str, str] | None = None
-    """name, digest, source."""
+    datasets: list[DatasetUse] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
     stale_tags: list[str] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
@@ -94,20 +102,22 @@ class Missing:
     status: str | None = None
 
     def __bool__(self) -> bool:
-        parts = (self.params, self.dataset, self.tags, self.stale_tags, self.points, self.artifacts, self.status)
+        parts = (self.params, self.datasets, self.tags, self.stale_tags, self.points, self.artifacts, self.status)
         return any(parts)
 
 
 def read_cursor(run_dir: Path | str) -> Cursor | None:
     """None where nothing was delivered, or the file cannot be read (delivery then starts afresh)."""
     try:
-        return Cursor.model_validate(files.read_json(Path(run_dir) / CURSOR))
+        cursor = Cursor.model_validate(files.read_json(Path(run_dir) / CURSOR))
     except (OSError, ValueError, ValidationError):
         return None
+    return cursor.model_copy(update={"tracking_uri": from_stored(cursor.tracking_uri, home_of(run_dir))})
 
 
 def write_cursor(run_dir: Path | str, cursor: Cursor) -> None:
-    files.write_atomic(Path(run_dir) / CURSOR, cursor.model_dump_json(indent=1) + "\n")
+    stored = cursor.model_copy(update={"tracking_uri": to_stored(cursor.tracking_uri, home_of(run_dir))})
+    files.write_atomic(Path(run_dir) / CURSOR, stored.model_dump_json(indent=1) + "\n")
 
 
 def without_password(uri: str) -> str:
@@ -126,7 +136,7 @@ def find_missing(run_dir: Path, record: records.RunRecord, cursor: Cursor, *, fi
     Raises RunError where the folder cannot be read."""
     status = effective_status(run_dir, record)
     ended = final or status != "running"
-    tree = _config(run_dir)
+    tree = read_config(run_dir)
     tags = run_tags(record, tree, status)
     due = artifact_hashes(run_dir, ended=ended)
     wanted = FINAL_STATUS[status]
@@ -134,7 +144,7 @@ def find_missing(run_dir: Path, record: records.RunRecord, cursor: Cursor, *, fi
     since = cursor.steps.get("train/loss", -1) if current else -1
     return Missing(
         params={} if cursor.params and current else run_params(tree),
-        dataset=None if cursor.dataset or not record.data_hash else dataset(record, tree),
+        datasets=[] if (cursor.dataset and current) or not record.data_hash else datasets(run_dir, record, tree),
         tags={key: value for key, value in tags.items() if cursor.tags.get(key) != value},
         stale_tags=[key for key in cursor.tags if key not in tags],
         points=_new_points(points(run_dir, record, ended=ended, since=since), cursor),
@@ -143,17 +153,30 @@ def find_missing(run_dir: Path, record: records.RunRecord, cursor: Cursor, *, fi
     )
 
 
+def settled_mark(run_dir: Path, record: records.RunRecord) -> str:
+    """Of a run that has ended: another one once it has been continued. Empty for a run that is at work."""
+    status = effective_status(run_dir, record)
+    if status == "running":
+        return ""
+    points = run_dir / records.METRICS
+    return f"{status} at step {record.step}, {points.stat().st_size if points.exists() else 0} bytes of points"
+
+
 def effective_status(run_dir: Path, record: records.RunRecord) -> str:
     """The record's status, or ``killed`` where it says ``running`` but its process is gone."""
     if record.status != "running":
         return record.status
+    process = record.environment.get("process")
+    if isinstance(process, dict):
+        return KILLED if processes.gone(process) else "running"
     since = (run_dir / records.RECORD).stat().st_mtime
     gone = process_gone(record.environment.get("pid"), record.environment.get("host"), since)
     return KILLED if gone else "running"
 
 
 def process_gone(pid: object, host: object, since: float) -> bool:
-    """Whether process ``pid`` of this host, alive at ``since`` (seconds since 1970), is no more.
+    """Whether process ``pid`` of this host, alive at ``since`` (seconds since 1970), is no more. For what earlier
+    versions have written, which did not say more of it (``workbench.processes``).
 
     False where it cannot be known: no pid recorded, or another host."""
     if not isinstance(pid, int) or host != socket.gethostname():
@@ -181,9 +204,9 @@ def run_params(tree: dict[str, Any]) -> dict[str, str]:
 
 
 def shared_params(tree: dict[str, Any]) -> dict[str, str]:
-    """The few that mean the same for CALM and for token baselines. MLflow leaves a run without a parameter out of
-    its charts, or draws it where it does not belong, and offers the first three parameters that differ: hence the
-    capitals, which sort before the configuration's names."""
+    """The few that mean the same for CALM and for token baselines, and those with a long name that studies vary
+    most. MLflow leaves a run without a parameter out of its charts, or draws it where it does not belong, and
+    offers the first three parameters that differ: hence the capitals, which sort before the other names."""
     shown = {"Family": family(tree["model"])}
     width = (tree["model"].get("backbone") or {}).get("width")
     budget = (tree.get("train") or {}).get("train_flops")
@@ -191,6 +214,11 @@ def shared_params(tree: dict[str, Any]) -> dict[str, str]:
         shown["Width"] = _text(width)
     if budget:
         shown["FLOPs log10"] = f"{math.log10(float(budget)):.2f}"
+    flat = config_file.flatten(tree)
+    for field_name, short in SHORT.items():
+        value = flat.get(field_name)
+        if value is not None and (tree["model"]["kind"] == "calm" or not field_name.startswith("autoencoder.")):
+            shown[short] = _text(value)
     return shown
 
 
@@ -236,15 +264,6 @@ def run_tags(record: records.RunRecord, tree: dict[str, Any], status: str) -> di
     return {key: _text(value) for key, value in values.items() if value not in (None, "")}
 
 
-def dataset(record: records.RunRecord, tree: dict[str, Any]) -> dict[str, str]:
-    """The corpus as MLflow's dataset input: its name, hash, and how it was made."""
-    return {
-        "name": _text(tree["data"]["corpus"])[:500],
-        "digest": record.data_hash[:36],
-        "source": json.dumps({"tags": {k: _text(v) for k, v in config_file.flatten(tree["data"]).items()}}),
-    }
-
-
 def artifact_hashes(run_dir: Path, *, ended: bool = True) -> dict[str, str]:
     """Files shown as artifacts: the text sampled at each evaluation, and of an ended run its configuration,
     record, autoencoder report and everything in plots/."""
@@ -265,10 +284,11 @@ def _new_points(given: Iterator[Point], cursor: Cursor) -> list[Point]:
     return list(new.values())
 
 
-def _config(run_dir: Path) -> dict[str, Any]:
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """The configuration as a mapping. Raises RunError."""
     path = run_dir / records.CONFIG
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+        tree = formats.CONFIG.read(dict(yaml.load(read_text(path), Loader=_LOADER)), path)
         return {"data": dict(tree["data"]), "model": dict(tree["model"]), **tree}
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise RunError(f"{path} cannot be read: {error}") from None

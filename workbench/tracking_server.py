@@ -16,9 +16,11 @@ from pathlib import Path
 
 from workbench.errors import TrackingError
 from workbench.home import Home
+from workbench.tracking_database import follow_home
 
 HOST = "127.0.0.1"
-START_SECONDS = 60.0
+START_SECONDS = 120.0
+"""A loaded machine takes long; a server that dies is noticed at once."""
 
 
 @contextmanager
@@ -27,13 +29,14 @@ def serve(home: Home, port: int = 5000) -> Iterator[tuple[str, subprocess.Popen[
     children on leaving.
 
     Raises TrackingError where there is no database yet, the port is taken or the server does not start."""
-    database = Path(home.mlflow_uri.removeprefix("sqlite:///"))
+    database = home.mlflow_database
     if not database.exists():
         raise TrackingError(
             f"nothing to show yet: {database} does not exist; run a study (calm study run joint) or a training "
             "first, or fill it from existing run folders with calm sync"
         )
     _check_port(port)
+    follow_home(home)
     home.cache.mkdir(parents=True, exist_ok=True)
     log = home.cache / "mlflow-server.log"
     with open(log, "wb") as output:

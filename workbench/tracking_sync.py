@@ -4,7 +4,10 @@ or after the database was lost. Also ends, on the server, what was killed withou
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,14 +18,16 @@ from workbench import files, records
 from workbench.errors import RunError, TrackingError
 from workbench.home import Home
 from workbench.tracking import SINGLE, Outcome, Tracker, open_tracker
-from workbench.tracking_launches import latest_launch, read_launches
+from workbench.tracking_database import ExperimentDeleted, ServerAway, absolute
+from workbench.tracking_launches import STUDY, SUMMARY, latest_launch, read_launches
 from workbench.tracking_report import StudyReport, read_report_cursor
-from workbench.tracking_schema import KILLED, effective_status
+from workbench.tracking_schema import KILLED, effective_status, read_cursor, settled_mark, without_password
 
 if TYPE_CHECKING:
     from workbench.tracking_mlflow import MlflowTracker
 
-STUDY, SUMMARY = "study.json", "summary.json"
+
+log = logging.getLogger("workbench.tracking")
 
 
 @dataclass
@@ -34,7 +39,15 @@ class SyncReport:
     """Runs shown as killed, since their process is gone."""
     reports: int = 0
     """Reports of studies delivered."""
+    unreadable: int = 0
+    """Runs whose folder cannot be read."""
     problems: list[str] = field(default_factory=list)
+    """What the user should be told."""
+
+    @property
+    def failed(self) -> int:
+        """Runs that could not be delivered."""
+        return self.counts[Outcome.AWAY] + self.counts[Outcome.REFUSED] + self.unreadable
 
     @property
     def away(self) -> bool:
@@ -43,9 +56,8 @@ class SyncReport:
 
     def __str__(self) -> str:
         counts = self.counts
-        failed = counts[Outcome.AWAY] + counts[Outcome.REFUSED] + len(self.problems)
         parts = [f"{counts[Outcome.DELIVERED]} delivered", f"{counts[Outcome.COMPLETE]} already complete"]
-        parts.append(f"{failed} failed")
+        parts.append(f"{self.failed} failed")
         if counts[Outcome.BUSY]:
             parts.append(f"{counts[Outcome.BUSY]} being delivered by their own process")
         if self.reaped:
@@ -60,42 +72,119 @@ def sync(
     uri: str | None = None,
     on_run: Callable[[Path, Outcome | None], None] | None = None,
     build_report: Callable[[str], StudyReport | None] | None = None,
+    *,
+    which: Callable[[Path, records.RunRecord], bool] = lambda _, __: True,
 ) -> SyncReport:
     """Deliver every run under ``home``; ``on_run`` hears of each, with None for one that cannot be read.
     ``build_report`` makes the report of a study, given its name; it is asked only for a study of which something
-    was new, or whose launch shows no report yet.
+    was new, or whose launch shows no report yet. ``which`` leaves runs out.
+
+    A server that is busy is asked again for a minute, and given up for good then: what remains counts as away.
 
     Raises TrackingError where the server does not answer at the start."""
     report = SyncReport()
-    for study, run_dirs in _by_study(home, report).items():
-        tracker = _open(uri, study, home)
+    asked = False
+    for study, run_dirs in _by_study(home, report, which).items():
         try:
-            if study is not None:
-                _ensure_launch(tracker, home, study)
-            before = report.counts[Outcome.DELIVERED]
-            for run_dir in run_dirs:
-                outcome = _deliver(tracker, run_dir, report)
-                if on_run is not None:
-                    on_run(run_dir, outcome)
-            if study is not None:
-                _settle_launches(tracker, home, study)
-                if build_report is not None and not report.away:
-                    new = report.counts[Outcome.DELIVERED] > before
-                    _show_report(tracker, home, study, build_report, report, new=new)
-        finally:
-            tracker.close()
+            tracker: MlflowTracker | Outcome = Outcome.AWAY if report.away else _open(uri, study, home)
+        except ServerAway:
+            if not asked:
+                raise
+            tracker = Outcome.AWAY
+        except ExperimentDeleted as error:
+            report.problems.append(str(error))
+            tracker = Outcome.REFUSED
+        asked = True
+        for run_dir in run_dirs:  # on a host that died nothing else comes by
+            files.remove_halves(run_dir, f".{records.CHECKPOINT}.*")
+        _sync_study(tracker, home, study, run_dirs, report, on_run, build_report)
     return report
 
 
-def _by_study(home: Home, report: SyncReport) -> dict[str | None, list[Path]]:
+def deliver_left(home: Home, uri: str | None, study: str | None = None) -> SyncReport | None:
+    """Deliver what earlier processes left of the runs of ``study`` (None: of those outside studies): not sent when
+    they ended, or shown as running although their process is gone. None where nothing is left, which is found
+    without asking the server. Raises TrackingError."""
+    here = without_password(absolute(home.mlflow_uri if uri is None else uri))
+
+    def left(run_dir: Path, record: records.RunRecord) -> bool:
+        return record.study == study and not _is_settled(run_dir, record, here)
+
+    def also_whole(_: Path, record: records.RunRecord) -> bool:
+        return record.study == study
+
+    launches = read_launches(home, study) if study is not None else []
+    open_launch = any(row.tracking_uri == here and row.gone for row in launches)
+    if uri == "none" or not (open_launch or _by_study(home, SyncReport(), left)):
+        return None
+    return sync(home, uri, which=also_whole if open_launch else left)
+
+
+def deliver_left_aside(home: Home, uri: str | None) -> None:
+    """``deliver_left`` of the runs outside studies, in a thread that keeps nobody waiting and may be cut short."""
+
+    def deliver() -> None:
+        try:
+            deliver_left(home, uri)
+        except Exception as error:  # it is all still in the run folders
+            log.info("runs of earlier sessions were not delivered: %s", error)
+
+    threading.Thread(target=deliver, name="left", daemon=True).start()
+
+
+def _is_settled(run_dir: Path, record: records.RunRecord, uri: str) -> bool:
+    """Whether the run has ended and everything of it is at ``uri``, or its own process is at it."""
+    mark = settled_mark(run_dir, record)
+    if not mark:
+        return True
+    cursor = read_cursor(run_dir)
+    return cursor is not None and cursor.tracking_uri == uri and cursor.settled == mark
+
+
+def _sync_study(
+    tracker: MlflowTracker | Outcome,
+    home: Home,
+    study: str | None,
+    run_dirs: list[Path],
+    report: SyncReport,
+    on_run: Callable[[Path, Outcome | None], None] | None,
+    build_report: Callable[[str], StudyReport | None] | None,
+) -> None:
+    """``tracker`` is an outcome where there is none: that of all the runs."""
+    if isinstance(tracker, Outcome):
+        report.counts[tracker] += len(run_dirs)
+        for run_dir in run_dirs:
+            if on_run is not None:
+                on_run(run_dir, tracker)
+        return
+    with contextlib.closing(tracker):
+        if study is not None:
+            _ensure_launch(tracker, home, study)
+        before = report.counts[Outcome.DELIVERED]
+        for run_dir in run_dirs:
+            outcome = _deliver(tracker, run_dir, report)
+            if on_run is not None:
+                on_run(run_dir, outcome)
+        if study is not None and not report.away:
+            _settle_launches(tracker, home, study)
+            if build_report is not None:
+                new = report.counts[Outcome.DELIVERED] > before
+                _show_report(tracker, home, study, build_report, report, new=new)
+
+
+def _by_study(
+    home: Home, report: SyncReport, which: Callable[[Path, records.RunRecord], bool]
+) -> dict[str | None, list[Path]]:
     groups: dict[str | None, list[Path]] = {}
     for run_dir in records.find_runs(home.root):
         try:
-            study = records.read_record(run_dir).study
+            record = records.read_record(run_dir)
         except RunError as error:
+            report.unreadable += 1
             report.problems.append(str(error))
             continue
-        groups.setdefault(study, []).append(run_dir)
+        if which(run_dir, record):
+            groups.setdefault(record.study, []).append(run_dir)
     return groups
 
 
@@ -105,22 +194,25 @@ def _open(uri: str | None, study: str | None, home: Home) -> MlflowTracker:
     tracker = open_tracker(uri, experiment=study or SINGLE, home=home)
     if not isinstance(tracker, MlflowTracker):
         raise TrackingError(f"calm sync needs a server or database to deliver to, --tracking-uri {uri} given")
+    tracker.be_patient()
     return tracker
 
 
 def _ensure_launch(tracker: MlflowTracker, home: Home, study: str) -> None:
-    """A parent for the study's runs on a server that has not seen the study yet."""
+    """A parent for the study's runs on a server that has not seen the study yet, or has lost it."""
     specification = home.study(study) / STUDY
-    if latest_launch(home, study, tracker.uri) is None and specification.exists():
-        tracker.start_study(study, files.read_json(specification))
+    if specification.exists():
+        tracker.ensure_launch(study, files.read_json(specification))
 
 
 def _deliver(tracker: Tracker, run_dir: Path, report: SyncReport) -> Outcome | None:
+    """None where the run cannot be read. Once the server is away it is not asked again."""
     try:
-        outcome = tracker.mirror(run_dir)
+        outcome = Outcome.AWAY if report.away else tracker.mirror(run_dir)
         if outcome is Outcome.DELIVERED and effective_status(run_dir, records.read_record(run_dir)) == KILLED:
             report.reaped += 1
     except RunError as error:
+        report.unreadable += 1
         report.problems.append(str(error))
         return None
     report.counts[outcome] += 1
@@ -155,4 +247,4 @@ def _settle_launches(tracker: MlflowTracker, home: Home, study: str) -> None:
         if summary.exists() and (ours or summary.stat().st_mtime >= launch.started):
             tracker.finish_study(launch.run_id, files.read_json(summary), [])
         elif not ours:
-            tracker.kill_launch(study, launch.run_id)
+            tracker.stop_study(launch.run_id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +21,26 @@ RUNS = "tags.`calm.role` != 'launch' and tags.`calm.role` != 'check'"
 """Filter: the runs as one list (unfiltered, they hide below their launch until it is unfolded), without the checks
 of other learning rates, which no comparison counts."""
 SCORE, BUDGET, INFERENCE = "final/brierlm", "compute/log10_train_flops", "compute/log10_infer_flops_per_token"
+OBJECTIVE = "final/score"
+"""BrierLM where it is above its errors; below, where BrierLM is 0 for one as for all, what a search is led by."""
+SHORT = {
+    "model.backbone.num_layers": "Layers",
+    "autoencoder.latent_dim": "Latent dim",
+    "autoencoder.kl_floor": "KL floor",
+}
+"""Fields that studies often vary, and the names under which they are shown as well: MLflow cuts a name for a
+column or an axis after a dozen letters, so that of two of the autoencoder's it shows ``autoencoder.`` twice."""
+SHARED = {
+    "model.chunk_size": "Family",
+    "model.backbone.width": "Width",
+    "train.train_flops": "FLOPs log10",
+    **SHORT,
+}
+MOST_AXES = 5
+"""Parameters in parallel coordinates that can still be read."""
 COLUMNS = [
-    *["params.`Family`", "params.`Width`", "params.`FLOPs log10`"],
-    *["metrics.`final/brierlm`", "metrics.`final/brierlm_se`", "metrics.`final/cross_entropy`"],
-    *["metrics.`compute/train_flops`", "metrics.`compute/infer_flops_per_token`", "tags.`calm.status`"],
+    *["metrics.`final/brierlm`", "metrics.`final/brierlm_se`", "metrics.`final/score`"],
+    *["metrics.`final/cross_entropy`", "metrics.`compute/infer_flops_per_token`", "tags.`calm.status`"],
 ]
 
 
@@ -42,14 +59,30 @@ class View:
 
     def value(self, created: int) -> str:
         """What the tag holds; ``created`` in milliseconds since 1970."""
+        return json.dumps({"name": self.name, "createdAt": created, "updatedAt": created, "state": self._packed()})
+
+    def _packed(self) -> str:
         packed = base64.b64encode(zlib.compress(json.dumps(self.state, sort_keys=True).encode(), 9)).decode()
-        return json.dumps(
-            {"name": self.name, "createdAt": created, "updatedAt": created, "state": f"deflate;{packed}"}
-        )
+        return f"deflate;{packed}"
+
+    def is_in(self, value: str | None) -> bool:
+        """Whether a tag holds this view as it was made here: nobody has changed it in MLflow's pages."""
+        try:
+            return value is not None and bool(json.loads(value)["state"] == self._packed())
+        except (ValueError, KeyError, TypeError):
+            return False
 
 
-def compute_view() -> View:
-    """Score against compute: scatter, curves, parallel coordinates and contour of all runs of a study."""
+def shown_params(varied: Sequence[str]) -> list[str]:
+    """Parameters of a study's runs that are worth a column and an axis: the family, and what it varies."""
+    names = ["Family", *(SHARED.get(name, name) for name in varied)]
+    return list(dict.fromkeys(names if varied else [*names, "Width", "FLOPs log10"]))
+
+
+def compute_view(varied: Sequence[str] = ()) -> View:
+    """Score against compute: scatter, curves, parallel coordinates and contour of all runs of a study that varies
+    these fields of the configuration (where they are not known: width and budget are shown)."""
+    params = shown_params(varied)
     section = "calm-compute"
     charts = [
         _chart("SCATTER", "frontier", section, xaxis=_axis(BUDGET), yaxis=_axis(SCORE), runsCountToCompare=1000),
@@ -67,8 +100,8 @@ def compute_view() -> View:
             "PARALLEL",
             "parallel",
             section,
-            selectedParams=["Family", "Width", "FLOPs log10"],
-            selectedMetrics=[INFERENCE, SCORE],
+            selectedParams=params[:MOST_AXES],
+            selectedMetrics=[OBJECTIVE] if varied else [INFERENCE, OBJECTIVE],
             showAllRuns=True,
         ),
         _chart(
@@ -87,7 +120,7 @@ def compute_view() -> View:
             "searchFilter": RUNS,
             "orderByKey": f"metrics.`{SCORE}`",
             "orderByAsc": False,
-            "selectedColumns": COLUMNS,
+            "selectedColumns": [*(f"params.`{name}`" for name in params), *COLUMNS],
             "runsHiddenMode": "SHOW_ALL",
             "hideEmptyCharts": True,
             "compareRunCharts": charts,
@@ -142,14 +175,21 @@ def _line(name: str, section: str, metric: str, title: str) -> dict[str, Any]:
     )
 
 
-VIEWS = (compute_view(),)
-
-
 def address(experiment_id: str, view: View) -> str:
     """The charts of the view in MLflow's pages, from the ``#`` on."""
     return f"#/experiments/{experiment_id}/runs?compareRunsMode=CHART&viewStateShareKey={view.key}"
 
 
-def experiment_tags(created: int) -> dict[str, str]:
-    """Tags of the experiment of a study; ``created`` in milliseconds since 1970."""
-    return {KIND: KIND_TRAINING} | {view.tag: view.value(created) for view in VIEWS}
+def experiment_tags(created: int, varied: Sequence[str] = ()) -> dict[str, str]:
+    """Tags of the experiment of a study that varies these fields; ``created`` in milliseconds since 1970."""
+    view = compute_view(varied)
+    return {KIND: KIND_TRAINING, view.tag: view.value(created)}
+
+
+def missing_tags(has: Mapping[str, str], created: int, varied: Sequence[str] = ()) -> dict[str, str]:
+    """Those that an experiment does not have: made by an older version or by hand, or before it was known what the
+    study varies. A view that somebody has changed stays."""
+    plain = compute_view()
+    wanted = experiment_tags(created, varied)
+    stale = bool(varied) and plain.is_in(has.get(plain.tag)) and not compute_view(varied).is_in(has.get(plain.tag))
+    return {key: value for key, value in wanted.items() if key not in has or (stale and key == plain.tag)}

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -201,6 +202,7 @@ def _event_size(values: Floats) -> Floats:
     return np.asarray(sizes)
 
 
+@lru_cache(maxsize=1024)
 def _corner_quantile(num_faces: int, dof: float, level: float) -> float:
     """c^2 with sum_j C(w, j) / 2^w P(T^2_j > c^2) = 1 - level, T^2_j Hotelling with j dimensions."""
     weights = [math.comb(num_faces, j) / 2**num_faces for j in range(num_faces + 1)]
@@ -227,6 +229,7 @@ def _largest_geometric_mean(centre: Floats, covariance: Floats, limit: float) ->
     scaled = covariance / np.outer(spread, spread) + 1e-9 * np.eye(len(spread))
     inverse, centre = np.linalg.inv(scaled), centre / spread
 
+    @cache  # the ends of the bracket and the root are asked for again
     def at(log_weight: float) -> tuple[float, Floats]:
         point = _barrier_minimum(centre, inverse, math.exp(log_weight))
         return float((point - centre) @ inverse @ (point - centre)), point
@@ -247,18 +250,22 @@ def _barrier_minimum(centre: Floats, inverse: Floats, weight: float) -> Floats:
         return float((m - centre) @ inverse @ (m - centre) / 2 - weight * np.log(m).sum())
 
     point = np.maximum(centre, 1.0)
+    here = value(point)
     for _ in range(200):
         gradient = inverse @ (point - centre) - weight / point
-        step = np.linalg.solve(inverse + np.diag(weight / point**2), gradient)
+        curvature = inverse.copy()
+        curvature.ravel()[:: len(point) + 1] += weight / point**2  # the diagonal
+        step = np.linalg.solve(curvature, gradient)
         decrement = float(gradient @ step)
         if decrement < 1e-12:
             break
-        size = 1.0
-        while (point - size * step <= 0).any() or value(point - size * step) > value(point) - decrement * size / 4:
+        size, ahead = 1.0, point - step
+        while (ahead <= 0).any() or (there := value(ahead)) > here - decrement * size / 4:
             size /= 2
             if size < 1e-12:
                 return point
-        point = point - size * step
+            ahead = point - size * step
+        point, here = ahead, there
     return point
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from workbench.errors import DataError
 
@@ -64,7 +65,7 @@ def json_rows(paths: Sequence[str], field: str) -> Iterator[dict[str, str]]:
     """Records of JSON lines, or of a file that is one JSON array. Raises DataError naming the file and
     the line (or the record of an array) that is not JSON, no object, or without text in ``field``."""
     for path in paths:
-        for where, record in _records(path):
+        for where, record in json_records(path):
             if not isinstance(record, dict):
                 raise DataError(f'{where}: an object such as {{"{field}": ...}} is wanted, found {_kind(record)}')
             if field not in record:
@@ -85,14 +86,20 @@ def json_rows(paths: Sequence[str], field: str) -> Iterator[dict[str, str]]:
             yield {"text": text}
 
 
-def _records(path: str) -> Iterator[tuple[str, Any]]:
-    """(where it stands, value) of each record of a file."""
+def _plain(path: str) -> BinaryIO:
+    return open(path, "rb")
+
+
+def json_records(
+    path: str, opened: Callable[[str], AbstractContextManager[BinaryIO]] = _plain
+) -> Iterator[tuple[str, Any]]:
+    """(where it stands, value) of each record of a file. Raises DataError as ``json_rows``."""
     first = True
-    for number, line in _lines(path):
+    for number, line in _lines(path, opened):
         if not line.strip():
             continue
         if first and line.lstrip().startswith("["):
-            yield from ((f"{path}, record {i}", record) for i, record in enumerate(_array(path), start=1))
+            yield from ((f"{path}, record {i}", record) for i, record in enumerate(_array(path, opened), start=1))
             return
         first = False
         try:
@@ -102,10 +109,10 @@ def _records(path: str) -> Iterator[tuple[str, Any]]:
         yield f"{path}, line {number}", record
 
 
-def _array(path: str) -> list[Any]:
+def _array(path: str, opened: Callable[[str], AbstractContextManager[BinaryIO]]) -> list[Any]:
     """The records of a file that is one JSON array."""
     try:
-        records: list[Any] = json.loads("".join(line for _, line in _lines(path)))
+        records: list[Any] = json.loads("".join(line for _, line in _lines(path, opened)))
     except (ValueError, RecursionError) as error:
         where = f"{path}, line {error.lineno}" if isinstance(error, json.JSONDecodeError) else path
         raise _not_json(where, error) from None
@@ -121,10 +128,12 @@ def _not_json(where: str, error: ValueError | RecursionError) -> DataError:
     return DataError(f"{where}: {why}; one object a line, or one array of objects, is wanted")
 
 
-def _lines(path: str) -> Iterator[tuple[int, str]]:
+def _lines(
+    path: str, opened: Callable[[str], AbstractContextManager[BinaryIO]] = _plain
+) -> Iterator[tuple[int, str]]:
     """(number from 1, line with its end) of a UTF-8 file; a byte order mark is left out."""
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             for number, line in enumerate(file, start=1):
                 try:
                     yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -134,7 +143,7 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
                         f"{error.start + 1}); convert the file, for example with iconv -f LATIN1 -t UTF-8"
                     ) from None
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+        raise DataError(f"cannot read {path}: {error.strerror or str(error) or type(error).__name__}") from None
 
 
 def _kind(value: object) -> str:

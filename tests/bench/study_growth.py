@@ -24,7 +24,7 @@ import optuna
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, python looks in tests/bench only
 
 from analysis.table import load_runs
-from studies import plan, progress, storage
+from studies import database, plan, progress, storage
 from studies.delivery import Delivery
 from studies.display import status_lines
 from studies.prepare import find_launch, write_study_file
@@ -121,8 +121,8 @@ def deliveries(launch: Launch) -> dict[str, Operation]:
 
 
 def reopened(launch: Launch) -> Launch:
-    database = storage.open_storage(launch.url, launch.home, launch.spec.heartbeat)
-    loaded = storage.load(launch.name, database)
+    connected = database.open_storage(launch.url, launch.home, launch.spec.heartbeat)
+    loaded = storage.load(launch.name, connected)
     assert loaded is not None
     return Launch(launch.home, launch.url, launch.spec, *loaded)
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 
 from tests.suites.command_line import Command, write_config
 from tests.suites.tiny_runs import leftovers, tree, write_text
-from workbench import records
+from workbench import processes, records
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,6 +40,12 @@ def trained(folder: Path, calm: Command) -> Path:
     return run_dir
 
 
+def processor_seconds() -> float:
+    """Of the processes that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 class TestHelp:
     def test_is_quick_and_loads_nothing_heavy(self) -> None:
         code = (
@@ -49,11 +54,11 @@ class TestHelp:
             "try: main()\nexcept SystemExit: pass\n"
             "print('LOADED', *{m.split('.')[0] for m in sys.modules})"
         )
-        seconds = []
+        seconds = []  # of the processor: what else the machine does must not count
         for _ in range(3):
-            start = time.perf_counter()
+            start = processor_seconds()
             done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(processor_seconds() - start)
         assert done.returncode == 0
         loaded = set(done.stdout.rpartition("LOADED")[2].split())
         assert loaded & {"torch", "mlflow", "optuna", "pandas", "pydantic", "numpy", "matplotlib", "yaml"} == set()
@@ -98,6 +103,7 @@ class TestDryRun:
 
 
 class TestTrain:
+    @pytest.mark.slow
     def test_trains_and_sums_up(self, calm: Command, folder: Path, trained: Path) -> None:
         record = records.read_record(trained)
         assert (record.status, record.name) == ("completed", "tiny")
@@ -108,16 +114,19 @@ class TestTrain:
             assert word in done.out
         assert len(list((folder / "runs" / "single").glob("tiny-*"))) == 1
 
+    @pytest.mark.slow
     def test_json_is_the_record_and_nothing_else(self, calm: Command, folder: Path, trained: Path) -> None:
         done = calm("train", folder / "tiny.yaml", "--tracking-uri", "none", "--json")
         assert records.RunRecord.model_validate_json(done.out) == records.read_record(trained)
 
+    @pytest.mark.slow
     def test_progress_is_shown(self, calm: Command, folder: Path) -> None:
         done = calm("train", folder / "tiny.yaml", "--tracking-uri", "none", "--name", "seen")
         assert "training 24/24" in done.out
         assert "tokens/s" in done.out
         assert "step 7 (constant): BrierLM" in done.out
 
+    @pytest.mark.slow
     def test_an_interruption_can_be_continued(
         self, calm: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -211,7 +220,7 @@ class TestBadInput:
 
     def test_missing_configuration(self, calm: Command, folder: Path) -> None:
         message = self.refused(calm, "train", folder / "none.yaml")
-        assert "cannot read the configuration" in message
+        assert "there is no configuration" in message
 
     @pytest.mark.parametrize(
         ("corpus", "content", "message"),
@@ -222,7 +231,7 @@ class TestBadInput:
             ("json:{}/x.jsonl", '{"text": "a"}\n{"text": \n', "line 2: not JSON"),
             ("json:{}/x.jsonl", '{"body": "a"}\n', "no field 'text'"),
             ("shakespear", None, "did you mean shakespeare?"),
-            ("wikitext/wikitext-103", None, "not supported yet"),
+            ("wikitext/wikitext-103", None, "write hub:wikitext/wikitext-103"),
         ],
     )
     def test_corpus(
@@ -233,7 +242,7 @@ class TestBadInput:
             Path(name.partition(":")[2]).write_text(content)
         arguments = ("--set", f"data.corpus={name}", "--tracking-uri", "none", "--name", "bad")
         assert message in self.refused(calm, "train", folder / "tiny.yaml", *arguments)
-        assert [p for p in (folder / "runs" / ".cache" / "corpora").glob(".*") if p.suffix != ".lock"] == []
+        assert leftovers(folder / "runs" / ".cache" / "corpora") == []
         for path in (folder / "runs" / "single").glob("bad-*"):
             record = records.read_record(path)
             assert record.status == "failed", "what is there is complete and says why"
@@ -272,6 +281,20 @@ class TestBadInput:
         for name in (records.RECORD, records.CONFIG):
             (bare / name).write_bytes((trained / name).read_bytes())
         assert "has no checkpoint yet" in self.refused(calm, "sample", bare)
+        record = json.loads((bare / records.RECORD).read_text())
+        here = processes.this_process()
+        for status, process, remedy in (
+            ("running", here, "(status: running); a process trains it: wait"),
+            (
+                "running",
+                {**here, "ticks": 1},
+                "(status: killed); nobody trains it any more: the command that trained",
+            ),
+            ("interrupted", here, "(status: interrupted); the command that trained it goes on"),
+        ):
+            record |= {"status": status, "environment": {**record["environment"], "process": process}}
+            (bare / records.RECORD).write_text(json.dumps(record))
+            assert remedy in self.refused(calm, "sample", bare)
 
     def test_damaged_weights(self, calm: Command, trained: Path, tmp_path: Path) -> None:
         import shutil
@@ -314,6 +337,6 @@ def test_the_installed_command_with_tracking(folder: Path, tmp_path: Path) -> No
     assert record.mlflow is not None
     done = run("train", "missing.yaml")
     assert done.returncode == 2
-    assert done.stderr.startswith("calm: cannot read the configuration missing.yaml")
+    assert done.stderr.startswith("calm: there is no configuration missing.yaml")
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

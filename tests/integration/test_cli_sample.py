@@ -39,6 +39,7 @@ def calm(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
 
 class TestText:
+    @pytest.mark.slow
     @pytest.mark.parametrize("run", ["energy", "flow", "baseline"])
     def test_echoes_the_prompt_and_depends_on_the_seed_alone(self, calm: Command, run: str) -> None:
         texts = [
@@ -50,6 +51,7 @@ class TestText:
         assert texts[0].out != texts[2].out
         assert {text.err for text in texts} == {""}
 
+    @pytest.mark.slow
     def test_one_text_is_written_as_it_comes(self, calm: Command, monkeypatch: pytest.MonkeyPatch) -> None:
         pieces: list[str] = []
         write = command._write

@@ -34,6 +34,8 @@ def run(folder: Path, name: str, overrides: dict[str, Any], **sections: Any) -> 
     return execute(config, run_dir, home=home), run_dir
 
 
+@pytest.mark.slow
+@pytest.mark.draws
 @pytest.mark.parametrize("kind", ["diffusion", "flow"])
 def test_a_run_of_the_head(kind: str, whole: Path) -> None:
     changes = {"model.head.kind": kind, "model.head.num_calls": 6, **EXTRA}
@@ -53,12 +55,14 @@ def test_a_run_of_the_head(kind: str, whole: Path) -> None:
     assert records.read_record(run_dir) == record
 
 
+@pytest.mark.slow
 def test_the_kind_alone_changes_the_head_of_a_run(whole: Path) -> None:
     """The tiny configuration names fields of the energy head; the same folder is no longer the same run."""
     config, _ = tiny_config(whole, {"model.head.kind": "flow"})
     assert config.hash() != tiny_config(whole)[0].hash()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["diffusion", "flow"])
 def test_interrupted_equals_uninterrupted(kind: str, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {"model.head.kind": kind, "model.head.num_calls": 3, "eval.sample_tokens": 8}
@@ -82,6 +86,7 @@ def test_interrupted_equals_uninterrupted(kind: str, whole: Path, monkeypatch: p
     assert records.read_samples(straight) == records.read_samples(stopped)
 
 
+@pytest.mark.slow
 def test_texts_after_the_checkpoint_are_forgotten(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {"model.head.kind": "flow", "model.head.num_calls": 2, "eval.sample_tokens": 8}
     run_dir = tiny_config(whole, changes)[1].root / "forgetful"
@@ -105,6 +110,7 @@ def test_texts_after_the_checkpoint_are_forgotten(whole: Path, monkeypatch: pyte
     assert len(list((run_dir / records.SAMPLE_TEXTS).iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_a_pruned_run_is_not_compared(whole: Path) -> None:
     config, home = tiny_config(whole, {"model.head.kind": "flow", "model.head.num_calls": 2, **EXTRA})
 
@@ -116,6 +122,7 @@ def test_a_pruned_run_is_not_compared(whole: Path) -> None:
     assert record.call_curve == record.tradeoff == []
 
 
+@pytest.mark.slow
 def test_a_baseline_has_softmax_points_and_a_text(whole: Path) -> None:
     record, run_dir = run(whole, "baseline-softmax", EXTRA, **BASELINE)
     assert record.call_curve == []
@@ -123,6 +130,7 @@ def test_a_baseline_has_softmax_points_and_a_text(whole: Path) -> None:
     assert {s.sampler for s in records.read_samples(run_dir)} == {"softmax"}
 
 
+@pytest.mark.slow
 def test_a_trained_head_is_scored_with_other_sampling(whole: Path) -> None:
     _, run_dir = run(whole, "flow-rescored", {"model.head.kind": "flow", "model.head.num_calls": 4})
     _, home = tiny_config(whole)
@@ -136,6 +144,7 @@ def test_a_trained_head_is_scored_with_other_sampling(whole: Path) -> None:
         rescore(run_dir, home, {"model.head.num_draws": 1})
 
 
+@pytest.mark.slow
 def test_texts_are_due_while_the_run_goes_on(whole: Path) -> None:
     record, run_dir = run(whole, "flow-mirrored", {"model.head.kind": "flow", "model.head.num_calls": 2, **EXTRA})
     running = tracking_schema.artifact_hashes(run_dir, ended=False)
@@ -149,6 +158,7 @@ def test_texts_are_due_while_the_run_goes_on(whole: Path) -> None:
     assert len({p.solver for p in record.call_curve}) > 1  # midpoint, and Euler for one call
 
 
+@pytest.mark.slow
 def test_a_comparison_that_was_interrupted_goes_on(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {"model.head.kind": "flow", "model.head.num_calls": 6, **EXTRA}
     straight, _ = run(whole, "flow-compared", changes)
@@ -172,16 +182,23 @@ def test_a_comparison_that_was_interrupted_goes_on(whole: Path, monkeypatch: pyt
     assert records.read_record(run_dir) == resumed
 
 
-def test_a_text_that_cannot_be_sampled_costs_no_run(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
+def test_a_text_that_cannot_be_sampled_costs_no_run(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
     def broken(*given: Any, **named: Any) -> None:
-        raise RuntimeError("no")
+        raise kind("no")
 
     monkeypatch.setattr("workbench.runner.sample_text", broken)
-    record, run_dir = run(whole, "speechless", {"model.head.kind": "flow", "model.head.num_calls": 2})
+    record, run_dir = run(
+        whole, f"speechless-{kind.__name__}", {"model.head.kind": "flow", "model.head.num_calls": 2}
+    )
     assert record.status == "completed"
     assert records.read_samples(run_dir) == []
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_compared_anew(whole: Path) -> None:
     _, run_dir = run(whole, "flow-later", {"model.head.kind": "flow", "model.head.num_calls": 4})
     _, home = tiny_config(whole)
@@ -194,6 +211,7 @@ def test_a_finished_run_is_compared_anew(whole: Path) -> None:
     assert rescore(run_dir, home, {}, reuse=True).call_curve == []
 
 
+@pytest.mark.slow
 def test_a_warning_about_the_exponent_stands_in_the_record_from_the_start(whole: Path) -> None:
     record, _ = run(whole, "below-one", {"model.head.alpha": 0.8})
     assert [d.code for d in record.diagnostics].count("alpha_below_one") == 1

@@ -22,6 +22,7 @@ def codes(tmp_path: Path, overrides: dict[str, object]) -> list[str]:
     return [diagnostic.code for diagnostic in record.diagnostics]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("alpha", "expected"), [(0.3, 1), (1.0, 0)])
 def test_an_alpha_below_one_is_in_the_record(tmp_path: Path, alpha: float, expected: int) -> None:
     found = codes(tmp_path, {"model.head.alpha": alpha})
@@ -29,6 +30,7 @@ def test_an_alpha_below_one_is_in_the_record(tmp_path: Path, alpha: float, expec
     assert "gradient_norm" not in found
 
 
+@pytest.mark.slow
 def test_a_spike_of_the_gradient_is_in_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Trainer._step
 

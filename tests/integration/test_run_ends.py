@@ -22,6 +22,7 @@ from workbench.train import Trainer
 
 
 class TestFindRun:
+    @pytest.mark.slow
     def test_by_path_id_and_name(self, whole: Path) -> None:
         _, home = tiny_config(whole)
         for name in (str(home.root / "whole"), "whole"):
@@ -40,11 +41,33 @@ class TestFindRun:
 
         for folder in ("a", "b"):
             make_run_folder(tmp_path / folder, name="twin")
-        with pytest.raises(RunError, match="'twin' names 2 runs"):
+        with pytest.raises(RunError) as caught:
             find_run("twin", Home(tmp_path))
+        listed = f"{tmp_path / 'a'}, {tmp_path / 'b'}"
+        assert str(caught.value) == f"'twin' names 2 runs ({listed}); give STUDY/RUN or the folder"
+
+    def test_the_name_of_several_seeds(self, tmp_path: Path) -> None:
+        from tests.suites.run_folders import make_run_folder
+
+        def message(name: str) -> str:
+            with pytest.raises(RunError) as caught:
+                find_run(name, Home(tmp_path))
+            return str(caught.value)
+
+        for number in range(7):
+            make_run_folder(tmp_path / f"two-{number}", name=f"two s{number}")
+            if number == 0:
+                assert message("two") == "'two' is 1 run: 'two s0'; name one"
+            if number == 1:
+                assert message("two") == "'two' is 2 runs: 'two s0', 'two s1'; name one"
+        assert message("two").endswith("'two s4', and 2 more; name one")
+        assert find_run("two s1", Home(tmp_path)) == tmp_path / "two-1"
+        assert message("tw").startswith("no run 'tw'")
+        assert message("tw.").startswith("no run 'tw.'")
 
 
 class TestOtherEnds:
+    @pytest.mark.slow
     def test_stopped_by_the_caller(self, whole: Path) -> None:
         config, home = tiny_config(whole)
 
@@ -98,6 +121,7 @@ class TestOtherEnds:
         assert "autoencoder" in record.reason
         assert list((home.cache / "autoencoders").glob("[!.]*")) == []
 
+    @pytest.mark.slow
     def test_a_failure_is_recorded_and_raised(self, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         config, home = tiny_config(whole)
         run_dir = home.root / "failed"
@@ -158,6 +182,7 @@ class TestChangedSurroundings:
             execute(config, run_dir, home=home, on_evaluation=stop)
         return config, home, run_dir
 
+    @pytest.mark.slow
     def test_other_text_is_refused(self, tmp_path: Path) -> None:
         config, home, run_dir = self.interrupted(tmp_path)
         before = records.read_record(run_dir)
@@ -169,6 +194,7 @@ class TestChangedSurroundings:
             load_run(run_dir, home)
         assert records.read_record(run_dir) == before
 
+    @pytest.mark.slow
     def test_without_the_cache_the_runs_own_autoencoder_goes_on(self, tmp_path: Path, whole: Path) -> None:
         config, home, run_dir = self.interrupted(tmp_path)
         own = (run_dir / records.AUTOENCODER_WEIGHTS).read_bytes()
@@ -177,6 +203,7 @@ class TestChangedSurroundings:
         assert not (home.cache / "autoencoders").exists(), "not trained anew"
         assert (run_dir / records.AUTOENCODER_WEIGHTS).read_bytes() == own
 
+    @pytest.mark.slow
     def test_an_interrupted_run_is_loaded_at_its_checkpoints_step(self, tmp_path: Path) -> None:
         _, home, run_dir = self.interrupted(tmp_path)
         saved = load_run(run_dir, home)
@@ -185,6 +212,7 @@ class TestChangedSurroundings:
         assert saved.train_flops == pytest.approx(first.train_flops)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -210,6 +238,7 @@ def test_variants_run(whole: Path, overrides: dict[str, Any]) -> None:
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_a_baseline_runs(whole: Path) -> None:
     config, home = tiny_config(whole, **BASELINE)
     record = execute(config, home.root / "baseline", home=home, identity=Identity(role="baseline", name="b"))

@@ -18,8 +18,9 @@ from tests.suites.tiny_runs import traces, tree, write_text
 from workbench import records
 from workbench.bottleneck_words import lost
 from workbench.cli.run import _print_seeds
+from workbench.errors import NotFiniteError
 from workbench.records import RunRecord
-from workbench.train import NotFiniteError, Trainer
+from workbench.train import Trainer
 
 Done = tuple[int, str, str]
 """Exit code, output, errors."""
@@ -82,6 +83,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, seed: int, error: BaseException) ->
     monkeypatch.setattr(Trainer, "_step", step)
 
 
+@pytest.mark.slow
 def test_one_run_a_seed_and_their_mean_and_scatter(train: Any, folder: Path) -> None:
     code, out, err = train("--name", "pair", "--seeds", "2")
     assert code == 0, err
@@ -103,6 +105,7 @@ def test_one_run_a_seed_and_their_mean_and_scatter(train: Any, folder: Path) -> 
     assert f"standard deviation between seeds: {statistics.stdev(scores):.2f};" in out
 
 
+@pytest.mark.slow
 def test_one_seed_is_as_without_the_option(train: Any, folder: Path) -> None:
     code, out, _ = train("--name", "single", "--seeds", "1")
     assert code == 0
@@ -122,6 +125,7 @@ def test_one_seed_is_as_without_the_option(train: Any, folder: Path) -> None:
     assert RunRecord.model_validate_json(out) == records.read_record(run)
 
 
+@pytest.mark.slow
 def test_finished_seeds_are_not_repeated(train: Any, folder: Path) -> None:
     """A single run counts as its seed's, and more seeds only add to those that are there."""
     train("--name", "more")
@@ -135,6 +139,7 @@ def test_finished_seeds_are_not_repeated(train: Any, folder: Path) -> None:
     assert (traces(first), (first / records.RECORD).read_bytes()) == before
 
 
+@pytest.mark.slow
 def test_json_is_a_list_of_the_records_and_nothing_else(train: Any, pair: dict[int, Path]) -> None:
     code, out, err = train("--name", "pair", "--seeds", "2", "--json")
     assert code == 0
@@ -143,6 +148,7 @@ def test_json_is_a_list_of_the_records_and_nothing_else(train: Any, pair: dict[i
     assert "seed 6: run 2 of 2" in err
 
 
+@pytest.mark.slow
 def test_an_interruption_is_continued_where_it_was(
     train: Any, folder: Path, pair: dict[int, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +167,7 @@ def test_an_interruption_is_continued_where_it_was(
     assert traces(broken[6]) == traces(pair[6])
 
 
+@pytest.mark.slow
 def test_a_seed_that_diverges_does_not_stop_the_others(
     train: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +186,7 @@ def test_a_seed_that_diverges_does_not_stop_the_others(
     assert [item["status"] for item in json.loads(out)] == ["completed", "not_finite", "completed"]
 
 
+@pytest.mark.slow
 def test_every_seed_is_tracked_by_one_tracker(train: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finals: list[Path] = []
     closed: list[bool] = []
@@ -191,7 +199,7 @@ def test_every_seed_is_tracked_by_one_tracker(train: Any, folder: Path, monkeypa
         def close(self) -> None:
             closed.append(True)
 
-    monkeypatch.setattr("workbench.tracking.open_tracker", lambda uri, experiment, home: Recorder())
+    monkeypatch.setattr("workbench.tracking.open_tracker", lambda uri, **given: Recorder())
     assert train("--name", "tracked", "--seeds", "2", tracked=True)[0] == 0
     runs = folders(folder, "tracked")
     assert finals == [runs[5], runs[6]]
@@ -227,7 +235,7 @@ class TestSummary:
             assert record.final is not None
             brier = record.final.brier.model_copy(update=change.pop("brier", {}))
             final = record.final.model_copy(update={"brier": brier})
-            made.append(record.model_copy(update={"final": final, **change}))
+            made.append(record.model_copy(update={"final": final, "name": f"pair s{seed}", **change}))
             run_dirs.append(run_dir)
         console = Console(file=io.StringIO(), width=200)
         _print_seeds(console, made, run_dirs)
@@ -238,6 +246,7 @@ class TestSummary:
         changes = [{"brier": {"brierlm": value, "brierlm_se": 0.125}} for value in (1.0, 2.0, 6.0)]
         text = self.printed(tmp_path, *changes)
         assert "6.00 ± 0.12" in text
+        assert "pair s2" in text, "what calm sample takes"
         assert "mean BrierLM of 3 completed seed(s): 3.00; standard deviation between seeds: 2.65;" in text
 
     def test_a_score_that_cannot_be_told_from_0_is_an_interval(self, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,11 @@ class Done:
     code: int
     out: str
     err: str
+
+    @property
+    def words(self) -> str:
+        """What was printed, without the frames of tables and without line breaks, which hang on other words."""
+        return " ".join(re.sub("[─-╿]", " ", self.out).split())
 
 
 class Command:

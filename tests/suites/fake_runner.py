@@ -1,12 +1,14 @@
 """A stand-in for ``workbench.runner``: writes a plausible run folder, calls ``on_evaluation``, trains nothing.
 
 Behaviour is read from the environment, because worker processes inherit it:
-``FAKE_SECONDS`` (a run's length), ``FAKE_FAIL`` (text: run ids that contain it fail), ``FAKE_ERROR``
-(likewise, with a DataError), ``FAKE_NOT_FINITE``.
+``FAKE_SECONDS`` (a run's length), ``FAKE_FAIL`` (text: run ids that contain it fail, with a RuntimeError or the
+built-in exception ``FAKE_FAIL_KIND``), ``FAKE_ERROR`` (likewise, with a DataError), ``FAKE_NO_ROOM`` (an
+OutputError), ``FAKE_NOT_FINITE``, ``FAKE_STUBBORN`` (likewise, a step that takes a minute).
 """
 
 from __future__ import annotations
 
+import builtins
 import os
 import time
 from collections.abc import Callable
@@ -14,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench import files, records
+from workbench import files, interruption, records
 from workbench.config import CalmConfig, RunConfig
-from workbench.errors import DataError
+from workbench.errors import DataError, OutputError
 from workbench.home import Home
 from workbench.records import Brier, Evaluation, RunRecord
 
@@ -126,7 +128,13 @@ def _misbehave(run_id: str) -> None:
     if _named("FAKE_ERROR", run_id):
         raise DataError("the corpus of this test is missing; give one that exists")
     if _named("FAKE_FAIL", run_id):
-        raise RuntimeError("a failure for the test")
+        kind = os.environ.get("FAKE_FAIL_KIND", "RuntimeError")
+        raise getattr(builtins, kind)("a failure for the test")
+    if _named("FAKE_STUBBORN", run_id):
+        with interruption.held():
+            time.sleep(60)
+    if _named("FAKE_NO_ROOM", run_id):
+        raise OutputError("no room left; free some")
 
 
 def _named(variable: str, run_id: str) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tests.suites.synthetic_positions import NUM_WINDOWS, write_score_files
-from workbench import files, records
+from workbench import files, lineage, records, system_usage
 from workbench.config import CalmConfig, RunConfig, content_hash
 from workbench.config_file import build_config
 
@@ -81,6 +81,27 @@ def make_run_folder(path: Path | str, **options: Any) -> Path:
     if o.num_windows is not None:
         write_score_files(run_dir, num_windows=o.num_windows)
     return run_dir
+
+
+def write_usage(run_dir: Path, num_samples: int = 3) -> None:
+    """The text that the run used and what it took of its machine, which runs of older versions do not say."""
+    record = records.read_record(run_dir)
+    parts = [
+        lineage.Part(context="training", split="train", tokens=4_000_000, bytes=3_999_970, documents=30),
+        lineage.Part(context="evaluation", split="validation", tokens=500_000, bytes=499_996, documents=4),
+    ]
+    use = lineage.DataUse(
+        corpus="shakespeare",
+        hash=record.data_hash,
+        vocabulary=258,
+        source=lineage.source_of("shakespeare"),
+        parts=parts,
+    )
+    files.write_json(run_dir / lineage.DATA, use.model_dump())
+    for sample in range(num_samples):
+        values = {"cpu_utilization_percentage": 50.0 + sample, "disk_available_megabytes": 1e5}
+        point = system_usage.SystemPoint(sample=sample, time=1.7e9 + 10 * sample, values=values)
+        files.append_json_line(run_dir / system_usage.SYSTEM, point.model_dump())
 
 
 def make_config(o: Options) -> RunConfig:

@@ -29,7 +29,15 @@ def tree(text: Path) -> dict[str, Any]:
     """A CALM with K = 4, 24 steps, 3 evaluations."""
     return {
         "data": {"corpus": f"text:{text}"},
-        "autoencoder": {"latent_dim": 6, "width": 24, "steps": 30, "batch_chunks": 32, "eval_chunks": 256},
+        "autoencoder": {
+            "latent_dim": 6,
+            "width": 24,
+            "steps": 30,
+            "batch_chunks": 32,
+            "warmup_steps": 3,
+            "lr": 1e-2,
+            "eval_chunks": 256,
+        },
         "model": {
             "kind": "calm",
             "chunk_size": 4,
@@ -80,4 +88,4 @@ def traces(run_dir: Path) -> dict[str, Any]:
 
 def leftovers(run_dir: Path) -> list[str]:
     """Temporary files and folders that something half-written left behind."""
-    return sorted(p.name for p in run_dir.rglob(".*") if not p.name.endswith(".lock"))
+    return sorted(p.name for p in run_dir.rglob(".*") if not p.name.endswith((".lock", ".verified")))

@@ -28,11 +28,30 @@ AutoencoderOption = Annotated[
     ),
 ]
 ContextOption = Annotated[
-    int | None, typer.Option("--context", help="Tokens read before the generated one; default eval.context_len.")
+    int | None,
+    typer.Option(
+        "--context", max=10_000_000, help="Tokens read before the generated one; default eval.context_len."
+    ),
 ]
 LengthOption = Annotated[
-    int | None, typer.Option("--length", help="Tokens generated after them; inference is the mean over these.")
+    int | None,
+    typer.Option(
+        "--length", max=10_000_000, help="Tokens generated after them; inference is the mean over these."
+    ),
 ]
+
+
+def require_no_counting(
+    count: str, causal: bool, autoencoder: str, context: int | None, length: int | None
+) -> None:
+    """Raises ConfigError where a training was told how to count."""
+    from workbench.errors import ConfigError
+
+    if (count, causal, autoencoder, context, length) != ("executed", False, "apart", None, None):
+        raise ConfigError(
+            "--count, --causal, --autoencoder, --context and --length say how a dry run counts: add --dry-run, or "
+            "leave them out to train"
+        )
 
 
 def counting_of(

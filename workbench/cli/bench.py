@@ -36,18 +36,20 @@ def bench(
     budget: Annotated[
         int, typer.Option(help="Samples that exact may draw for one chunk; then batch decides it.")
     ] = 2000,
-    texts: Annotated[int, typer.Option(min=1, help="Texts at a time, for the throughput.")] = 16,
+    texts: Annotated[int, typer.Option(min=1, max=100_000, help="Texts at a time, for the throughput.")] = 16,
     context: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of the prompts; default: half a training block.")
+        int | None,
+        typer.Option(min=1, max=1_000_000, help="Tokens of the prompts; default: half a training block."),
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of each text; default: 64, or what fits into a block.")
+        int | None,
+        typer.Option(min=1, max=1_000_000, help="Tokens of each text; default: 64, or what fits into a block."),
     ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed passes, after one to warm up.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, max=10_000, help="Timed passes, after one to warm up.")] = 5,
     seconds: Annotated[
         float, typer.Option(help="At most about so long for each of a sampler's two series.")
     ] = 60.0,
-    threads: Annotated[int | None, typer.Option(min=1, help="Default: what this machine has.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=4096, help="Default: what this machine has.")] = None,
     set_: HeadSamplingOption = None,
     home: HomeOption = Path("runs"),
     as_json: JsonOption = False,
@@ -96,7 +98,7 @@ def _measure(
 
     folders = [find_run(name, place) for name in runs]
     rows = []
-    with RunDisplay(make_console(stderr=True)) as display:
+    with RunDisplay(make_console(stderr=True, lasting=True)) as display:
         for folder in folders:
             saved = load_run(folder, place, overrides=overrides)
             if threads is not None:  # loading sets them to what the machine has

@@ -15,3 +15,16 @@ HeadSamplingOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="The head's own sampling, e.g. model.head.num_calls=4."),
 ]
+
+
+def common(
+    heads: Annotated[
+        list[Path] | None,
+        typer.Option("--heads", metavar="FILE.py", help="Heads of your own, beside those of CALM_HEADS."),
+    ] = None,
+) -> None:
+    """Find out which Continuous Autoregressive Language Model to train."""
+    if heads:
+        from workbench.own_heads import give
+
+        give(heads, by="--heads")

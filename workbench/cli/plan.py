@@ -95,8 +95,8 @@ def _runs(
 def _configs(runs: pd.DataFrame, home: Path) -> dict[int, dict[str, Any]]:
     """The configuration of each family's best run, as it lies in its folder; what cannot be read is left out."""
     from analysis.scaling_points import BASELINE
-    from workbench.config_file import load_config
-    from workbench.errors import ConfigError
+    from workbench.config_file import stored_config
+    from workbench.errors import RunError
     from workbench.records import CONFIG
 
     found: dict[int, dict[str, Any]] = {}
@@ -104,8 +104,8 @@ def _configs(runs: pd.DataFrame, home: Path) -> dict[int, dict[str, Any]]:
     for row in best.to_dict("records"):
         family = int(row["K"]) if row["kind"] == "calm" else BASELINE
         try:
-            found[family] = load_config(home / str(row["study"]) / str(row["folder"]) / CONFIG).to_dict()
-        except ConfigError:
+            found[family] = stored_config(home / str(row["study"]) / str(row["folder"]) / CONFIG).to_dict()
+        except RunError:
             continue
     return found
 

@@ -18,7 +18,8 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def report(
         studies: Annotated[
-            list[str] | None, typer.Argument(metavar="[STUDY]...", help="Studies to report on; default: all.")
+            list[str] | None,
+            typer.Argument(metavar="[STUDY]...", help="Launches, or studies that have one only; default: all."),
         ] = None,
         home: Annotated[Path, typer.Option(envvar="CALM_HOME", help="Folder with the runs.")] = Path("runs"),
         out: Annotated[
@@ -42,7 +43,9 @@ def register(app: typer.Typer) -> None:
         mlflow: Annotated[
             bool, typer.Option("--mlflow/--no-mlflow", help="Show the report at the study's launch in MLflow too.")
         ] = True,
-        every: Annotated[float, typer.Option(min=1.0, help="Seconds between two looks of --watch.")] = 30.0,
+        every: Annotated[
+            float, typer.Option(min=1.0, max=86_400.0, help="Seconds between two looks of --watch.")
+        ] = 30.0,
     ) -> None:
         """Write a self-contained HTML report with figures, data, LaTeX tables and a page for every run.
 

@@ -7,15 +7,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.cli.accounts import AutoencoderOption, CausalOption, ContextOption, CountOption, LengthOption
+from workbench.cli.accounts import (
+    AutoencoderOption,
+    CausalOption,
+    ContextOption,
+    CountOption,
+    LengthOption,
+    require_no_counting,
+)
+from workbench.cli.devices import (
+    DevicesOption,
+    FlopsOption,
+    MemoryOption,
+    UtilisationOption,
+    devices_of,
+    require_dry_run,
+)
 from workbench.cli.options import HomeOption
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from workbench.cli.ranks import Group
     from workbench.compute_account import Counting
     from workbench.config import RunConfig
+    from workbench.device_plan import Devices
     from workbench.home import Home
     from workbench.progress import Display
     from workbench.records import Bottleneck, RunRecord
@@ -43,7 +60,10 @@ def train(
         str | None, typer.Option(help="MLflow; default: a local database in --home; 'none': no tracking.")
     ] = None,
     seeds: Annotated[
-        int, typer.Option("--seeds", min=1, help="So many runs, with the seeds seed, seed + 1, ...")
+        int, typer.Option("--seeds", min=1, max=10_000, help="So many runs, with the seeds seed, seed + 1, ...")
+    ] = 1,
+    ranks: Annotated[
+        int, typer.Option("--ranks", min=1, max=1024, help="Processes on this machine that train a run together.")
     ] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Parameters and FLOPs; trains nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -52,30 +72,57 @@ def train(
     autoencoder: AutoencoderOption = "apart",
     context: ContextOption = None,
     length: LengthOption = None,
+    devices: DevicesOption = 1,
+    device_memory: MemoryOption = None,
+    device_flops: FlopsOption = None,
+    utilisation: UtilisationOption = 0.4,
 ) -> None:
     """Train and evaluate one model, or the same one with several seeds. An interrupted run is continued by the
-    same command; what is finished is not repeated."""
+    same command, with as many --ranks as you like; what is finished is not repeated. On several machines: torchrun
+    -m workbench.cli train, or srun."""
+    from workbench.api import require_name
+    from workbench.cli.ranks import among_ranks
     from workbench.config_file import load_config, parse_assignments
 
-    asked = load_config(config, parse_assignments(set_ or []))
-    title = name or asked.name or config.stem
+    if name is not None:
+        require_name(name)
+    if not dry_run:
+        require_dry_run(devices, device_memory, device_flops)
+        require_no_counting(count, causal, autoencoder, context, length)
+    with among_ranks(1 if dry_run else ranks, home) as group:
+        asked = load_config(config, parse_assignments(set_ or []))
+        group.agree_on(asked, seeds)
+        title = name or asked.name or config.stem
+        if group.leads and not dry_run:
+            _train(asked, title, seeds, home, tracking_uri, as_json, group)
     if dry_run:
         from workbench.cli.accounts import counting_of
 
         counting = counting_of(count, causal, autoencoder, context, length, shared=1 / seeds)
-        _dry_run(asked, home, seeds, as_json, counting)
-        return
+        planned = devices_of(devices, device_memory, device_flops, utilisation)
+        _dry_run(asked, home, seeds, as_json, counting, planned)
+
+
+def _train(
+    asked: RunConfig, title: str, seeds: int, home: Path, tracking_uri: str | None, as_json: bool, group: Group
+) -> None:
+    from workbench.api import slug
     from workbench.cli.display import make_console
     from workbench.home import open_home
+    from workbench.records import BAD_NUMBERS as bad_numbers
     from workbench.tracking import SINGLE, open_tracker
+    from workbench.tracking_sync import deliver_left_aside
 
     place = open_home(home)
-    tracker = open_tracker(tracking_uri, experiment=SINGLE, home=place)
-    console = make_console(stderr=as_json)
+    begun = any(place.single_runs().glob(f"{slug(title)}-*/record.json"))  # it goes on without a server, too
+    tracker = open_tracker(tracking_uri, experiment=SINGLE, home=place, later=begun)
+    deliver_left_aside(place, tracking_uri)
+    console = make_console(stderr=as_json, lasting=True)
     try:
-        done = _train_seeds(console, asked, title, seeds, place, tracker)
+        done = _train_seeds(console, asked, title, seeds, place, tracker, group)
     except KeyboardInterrupt:
-        typer.echo("calm: interrupted; the same command continues where it stopped", err=True)
+        if not group.has_failed():
+            typer.echo("calm: interrupted; the same command continues where it stopped", err=True)
         raise
     finally:
         tracker.close()
@@ -86,24 +133,25 @@ def train(
         _print_record(console, *done[0])
     else:
         _print_seeds(console, records, [run_dir for _, run_dir in done])
-    if any(record.status == "not_finite" for record in records):
+    if any(record.status in bad_numbers for record in records):
         raise typer.Exit(1)
 
 
 def _train_seeds(
-    console: Console, asked: RunConfig, title: str, seeds: int, place: Home, tracker: Tracker
+    console: Console, asked: RunConfig, title: str, seeds: int, place: Home, tracker: Tracker, group: Group
 ) -> list[tuple[RunRecord, Path]]:
     """The records and folders of the runs with seeds ``asked.seed``, ``asked.seed + 1``, ...
 
     A run's folder depends on its own seed alone, so that ``--seeds 3`` finds what ``--seeds 1`` has trained.
     One whose loss is not finite does not stop the others."""
+    from workbench.api import run_folder
     from workbench.cli.display import RunDisplay
     from workbench.runner import Identity, execute, resolve
 
     done = []
     for number in range(seeds):
         resolved = resolve(asked.model_copy(update={"seed": asked.seed + number}), place)
-        run_dir = place.single_runs() / f"{_slug(title)}-{resolved.hash()[:8]}"
+        run_dir = run_folder(title, resolved, place)
         name = title if seeds == 1 else f"{title} s{resolved.seed}"
         with RunDisplay(console) as display:
             shown: Display = display
@@ -111,7 +159,13 @@ def _train_seeds(
                 shown = _SeedDisplay(display, resolved.seed)
                 shown.note(f"run {number + 1} of {seeds}, folder {run_dir}")
             record = execute(
-                resolved, run_dir, home=place, identity=Identity(name=name), tracker=tracker, display=shown
+                resolved,
+                run_dir,
+                home=place,
+                identity=Identity(name=name),
+                tracker=tracker,
+                display=shown,
+                ranks=group.ranks(),
             )
         done.append((record, run_dir))
     return done
@@ -129,20 +183,29 @@ class _SeedDisplay:
     def advance(self, done: int, **values: float) -> None:
         self.inner.advance(done, **values)
 
+    def saved(self, done: int) -> None:
+        self.inner.saved(done)
+
     def note(self, text: str) -> None:
         self.inner.note(f"seed {self.seed}: {text}")
 
 
-def _dry_run(asked: RunConfig, home: Path, seeds: int, as_json: bool, counting: Counting) -> None:
+def _dry_run(
+    asked: RunConfig, home: Path, seeds: int, as_json: bool, counting: Counting, devices: Devices | None
+) -> None:
     import json
 
     from workbench.compute_account import account
+    from workbench.device_plan import device_plan, for_devices
     from workbench.diagnostics import diagnose_config
     from workbench.flops import describe, vocab_size
     from workbench.home import Home
     from workbench.machine import resolve
+    from workbench.room import need_fields, need_words, runs_need
     from workbench.speed import training_flops_per_second
 
+    if devices is not None:
+        asked = for_devices(asked)
     config = resolve(asked, Home(home.resolve()).cache)
     for warning in diagnose_config(config):
         typer.echo(f"calm: {warning.code}: {warning.message}", err=True)
@@ -155,8 +218,13 @@ def _dry_run(asked: RunConfig, home: Path, seeds: int, as_json: bool, counting: 
         described["train_flops_all_seeds"] = seeds * described["train_flops"]
         one = described["estimated_training_seconds"]
         described["estimated_training_seconds_all_seeds"] = one and seeds * one
+    need = runs_need([config], times=seeds)
+    described |= need_fields(need)
     found = account(config, counting)
+    on_devices = device_plan(config, vocab_size(config), devices) if devices is not None else None
     if as_json:
+        if on_devices is not None:
+            described["devices"] = on_devices.to_dict()
         print(json.dumps({**described, "account": found.to_dict(), "config": config.to_dict()}, indent=1))
         return
     from rich.markup import escape
@@ -170,7 +238,12 @@ def _dry_run(asked: RunConfig, home: Path, seeds: int, as_json: bool, counting: 
         table.add_row(escape(name), escape(value))
     console = make_console()
     console.print(table)
+    console.print(f"disk: {need_words(need)}", soft_wrap=True)
     print_accounts(console, [("this run", found)])
+    if on_devices is not None:
+        from workbench.cli.devices import print_device_plans
+
+        print_device_plans(console, [("this run", on_devices)])
 
 
 def _flat(described: dict[str, Any]) -> list[tuple[str, str]]:
@@ -178,6 +251,8 @@ def _flat(described: dict[str, Any]) -> list[tuple[str, str]]:
 
     shown = []
     for name, value in flatten(described).items():
+        if value is None:
+            continue
         text = (
             f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
         )
@@ -234,11 +309,11 @@ def _print_seeds(console: Console, records: list[RunRecord], run_dirs: list[Path
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("seed", "BrierLM", "status", "folder", title=f"{len(records)} seeds")
+    table = Table("seed", "name", "BrierLM", "status", "folder", title=f"{len(records)} seeds")
     for record, run_dir in zip(records, run_dirs, strict=True):
         score = record.final.brier.words() if record.final is not None else ""
         status = record.status + (f": {record.reason}" if record.reason else "")
-        table.add_row(str(record.seed), Text(score), Text(status), Text(str(run_dir)))
+        table.add_row(str(record.seed), *map(Text, (record.name, score, status, str(run_dir))))
     console.print(table)
     for record in records:
         for diagnostic in record.diagnostics:
@@ -306,9 +381,3 @@ def _add_autoencoder(table: Table, run_dir: Path) -> None:
     table.add_row("autoencoder", f"{report.train_seconds:.0f} s, {report.train_flops:.3g} FLOPs, apart")
     table.add_row("held-out accuracy (noise)", f"{accuracy}; posterior samples {report.posterior_accuracy:.2%}")
     table.add_row("latent dimensions", f"{report.latent_dim}, {report.num_collapsed} collapsed")
-
-
-def _slug(text: str) -> str:
-    import re
-
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "run"

@@ -36,8 +36,10 @@ def sample(
     prompt_file: Annotated[
         list[Path] | None, typer.Option("--prompt-file", help="A file whose whole text is a prompt.")
     ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate, unless the text ends before.")] = 256,
-    num: Annotated[int, typer.Option(min=1, help="Independent continuations of each prompt.")] = 1,
+    tokens: Annotated[
+        int, typer.Option(min=1, max=10_000_000, help="Tokens to generate, unless the text ends before.")
+    ] = 256,
+    num: Annotated[int, typer.Option(min=1, max=10_000, help="Independent continuations of each prompt.")] = 1,
     seed: Annotated[int, typer.Option(help="Equal seed, equal text.")] = 0,
     temperature: Annotated[
         float | None,
@@ -134,9 +136,10 @@ def _choice(
 def _read(path: Path) -> str:
     """Raises ConfigError where the file is no readable text."""
     from workbench.errors import ConfigError
+    from workbench.given_files import read_text
 
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the prompt {path}: {error}") from None
 
@@ -182,9 +185,12 @@ class _Work:
         import json
         import time
 
+        from workbench.own_heads import blaming
+
         began, error = time.perf_counter(), None
         try:
-            self._run()
+            with blaming(self.saved.record.head):
+                self._run()
         except Exception as caught:
             error = str(caught)
             raise

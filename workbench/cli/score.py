@@ -52,7 +52,7 @@ def evaluate(
     overrides = _overrides(set_, split)
     if target_se is not None:
         overrides["eval.target_se"] = target_se
-    with RunDisplay(make_console(stderr=True)) as display:
+    with RunDisplay(make_console(stderr=True, lasting=True)) as display:
         stage: list[int] = []
 
         def progress(done: int, wanted: int) -> None:
@@ -101,6 +101,8 @@ def compare(
 
     By default each run's evaluation at the end of its training is taken (not one of `calm evaluate`);
     with --split or --set all are scored anew alike."""
+    from rich.markup import escape
+
     from workbench.cli.display import make_console
     from workbench.compare import compare_runs
     from workbench.errors import ConfigError
@@ -119,7 +121,7 @@ def compare(
             overrides=_overrides(set_, split),
             wished=difference,
             with_seeds=seeds,
-            progress=lambda name: status.update(f"scoring {name}"),
+            progress=lambda name: status.update(f"scoring {escape(name)}"),
         )
     if as_json:
         import json
@@ -173,9 +175,9 @@ def _score_lines(evaluation: Evaluation) -> list[str]:
         error = f" ± {evaluation.cross_entropy_se:.4f}" if evaluation.cross_entropy_se is not None else ""
         text = f"cross-entropy {evaluation.cross_entropy:.4f}{error} nats per token"
         if evaluation.bits_per_byte is not None:
-            text += (
-                f", {evaluation.bits_per_byte:.4f} bits per byte, byte perplexity {evaluation.byte_perplexity:.3f}"
-            )
+            text += f", {evaluation.bits_per_byte:.4f} bits per byte"
+        if evaluation.byte_perplexity is not None:
+            text += f", byte perplexity {evaluation.byte_perplexity:.5g}"
         lines.append(text)
     rounds = f" in {brier.rounds} rounds of samples" if brier.rounds > 1 else ""
     lines.append(

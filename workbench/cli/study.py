@@ -1,23 +1,30 @@
-"""``calm study``: list, show, run, status, retry."""
+"""``calm study``: list, show, run, status, retry, stop."""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from workbench.cli.accounts import AutoencoderOption, CausalOption, ContextOption, CountOption, LengthOption
+from workbench.cli.devices import DevicesOption, FlopsOption, MemoryOption, UtilisationOption
 from workbench.cli.options import JsonOption
+from workbench.cli.study_slurm import Cpus, Gpus, Launcher, Partition, SlurmOptions, Time
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from studies.spec import Study
 
 Home = Annotated[str, typer.Option("--home", envvar="CALM_HOME", help="Folder of runs and caches.")]
 Name = Annotated[str, typer.Argument(help="A study, or the name of a launch (STUDY-PRESET unless --name said).")]
 Storage = Annotated[
     str | None,
     typer.Option(
-        "--storage", help="Database URL (sqlite or postgresql); default: the launch's own or HOME/optuna.db."
+        "--storage",
+        envvar="CALM_STORAGE",
+        help="Database URL (sqlite or postgresql); default: the launch's own or HOME/optuna.db.",
     ),
 ]
 Sets = Annotated[
@@ -33,7 +40,13 @@ Workers = Annotated[
     str, typer.Option("--workers", help="Processes; auto tries which number trains most in all on this machine.")
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Of each worker; left out, the cores are shared out.")
+    int | None,
+    typer.Option("--threads", min=1, max=4096, help="Of each worker; left out, the cores are shared out."),
+]
+
+TrackingUri = Annotated[
+    str | None,
+    typer.Option("--tracking-uri", envvar="CALM_TRACKING_URI", help="MLflow server; 'none' for no tracking."),
 ]
 
 study_app = typer.Typer(no_args_is_help=True, help="Studies: many runs that answer one question.")
@@ -55,10 +68,10 @@ def _number_of_workers(text: str) -> int | None:
         raise StudyError(f"--workers wants a number or auto, {text!r} given") from None
 
 
-def _console() -> Console:
+def _console(*, lasting: bool = False) -> Console:
     from workbench.cli.display import make_console
 
-    return make_console()
+    return make_console(lasting=lasting)
 
 
 @study_app.command("list")
@@ -71,23 +84,43 @@ def list_studies(home: Home = "runs") -> None:
 
     console = _console()
     for name, study in find_studies().items():
-        console.print(f"[bold]{name}[/bold]  {study.summary}")
-        for preset in study.load_presets():
-            console.print(f"  --preset {preset}: {study.preset(preset).description}", soft_wrap=True)
+        console.print(f"{name}  {study.summary}", markup=False)
+        for line, wrong in _presets_of(study):
+            style = "yellow" if wrong else None
+            console.print(f"  {line}", style=style, soft_wrap=True, markup=False)
     launched = HomePaths(Path(home).resolve()).root
     for path in sorted(launched.glob("*/study.json")):
         state = "finished" if (path.parent / "summary.json").exists() else "started"
-        console.print(f"launched: {path.parent.name} ({state})", soft_wrap=True)
+        shown = path.parent.name.encode("utf-8", "replace").decode()
+        console.print(f"launched: {shown} ({state})", soft_wrap=True, markup=False)
+
+
+def _presets_of(study: Study) -> list[tuple[str, bool]]:
+    """A line for each preset, and whether it says what cannot be read: no reason to list no other study."""
+    from workbench.errors import UserError
+
+    try:
+        presets = study.load_presets()
+    except UserError as error:
+        return [(str(error), True)]
+    lines = []
+    for name in presets:
+        try:
+            lines.append((f"--preset {name}: {study.preset(name).description}", False))
+        except UserError as error:
+            lines.append((f"--preset {name} cannot be used: {error}", True))
+    return lines
 
 
 @study_app.command("show")
 def show(
     name: Name,
-    preset: Annotated[str, typer.Option("--preset", help="quick, cpu, ...")] = "quick",
+    preset: Annotated[str | None, typer.Option("--preset", help="quick (default), cpu, ...")] = None,
     workers: Workers = "auto",
     threads: Threads = None,
-    trials: Annotated[int | None, typer.Option("--trials", min=1)] = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", min=1)] = None,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, max=1_000_000)] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1, max=10_000)] = None,
+    storage: Storage = None,
     sets: Sets = None,
     home: Home = "runs",
     count: CountOption = "executed",
@@ -98,35 +131,41 @@ def show(
     every: Annotated[
         bool, typer.Option("--all", help="Every setting and cell, not only what costs apart.")
     ] = False,
+    devices: DevicesOption = 1,
+    device_memory: MemoryOption = None,
+    device_flops: FlopsOption = None,
+    utilisation: UtilisationOption = 0.4,
     as_json: JsonOption = False,
 ) -> None:
     """Dry run: search space if any, cells, parameters, training and inference FLOPs by part, steps and estimated
-    time. Nothing is trained."""
+    time, on this machine or on devices that are not here. Nothing is trained. Of a launch: as it was launched."""
     from pathlib import Path
 
-    from studies import find_studies
-    from studies.show import dry_run, structures
-    from studies.spec import freeze, suggestion
-    from studies.staffing import planned_staffing
+    from studies.prepare import Options, spec_to_show
+    from studies.show import dry_run, on_devices, structures
+    from studies.staffing import device_staffing, planned_staffing
     from workbench.cli.accounts import counting_of
+    from workbench.cli.devices import devices_of
     from workbench.cli.study_show import dry_run_json, print_dry_run
     from workbench.config_file import parse_assignments
-    from workbench.errors import StudyError
     from workbench.home import Home as HomePaths
 
-    known = find_studies()
-    if name not in known:
-        raise StudyError(f"there is no study {name!r}; {suggestion(name, known)}")
-    counting = counting_of(count, causal, autoencoder, context, length, shared="apart")
-    spec = freeze(known[name], preset, trials=trials, seeds=seeds, overrides=parse_assignments(sets or []))
     place = HomePaths(Path(home).resolve())
-    staffing = planned_staffing(spec, place, workers=_number_of_workers(workers), threads=threads)
-    plan = dry_run(spec, place, staffing.split)
-    costs = structures(spec, counting, shared=autoencoder == "shared", every=every)
-    if as_json:
-        print(dry_run_json(spec, plan, costs, staffing))
+    counting = counting_of(count, causal, autoencoder, context, length, shared="apart")
+    asked = Options(name, preset, None, trials, seeds, parse_assignments(sets or []), storage)
+    spec = spec_to_show(asked, place)
+    planned = devices_of(devices, device_memory, device_flops, utilisation)
+    if planned is not None and planned.flops is not None and workers == "auto":
+        staffing = device_staffing(spec, planned.count)
     else:
-        print_dry_run(_console(), spec, plan, costs, staffing)
+        staffing = planned_staffing(spec, place, workers=_number_of_workers(workers), threads=threads)
+    plan = dry_run(spec, place, staffing.split, planned)
+    costs = structures(spec, counting, shared=autoencoder == "shared", every=every)
+    there = on_devices(spec, costs, planned) if planned is not None else ()
+    if as_json:
+        print(dry_run_json(spec, plan, costs, staffing, there))
+    else:
+        print_dry_run(_console(), spec, plan, costs, staffing, there)
 
 
 @study_app.command("run")
@@ -143,22 +182,28 @@ def run(
     ] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="Runs per trial or cell, averaged.")] = None,
     storage: Storage = None,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option("--tracking-uri", envvar="CALM_TRACKING_URI", help="MLflow server; 'none' for no tracking."),
-    ] = None,
+    tracking_uri: TrackingUri = None,
     sets: Sets = None,
     home: Home = "runs",
+    launcher: Launcher = "local",
+    partition: Partition = None,
+    gpus_per_worker: Gpus = None,
+    cpus_per_worker: Cpus = None,
+    time: Time = None,
+    slurm: SlurmOptions = None,
     execute: Execute = None,
 ) -> None:
-    """Launch a study, or resume it: finished trials and cells are never repeated."""
+    """Launch a study, or resume it: finished trials and cells are never repeated. Exit code 1: none completed."""
     from studies import launch as launching
     from studies.display import Display
     from studies.objective import DEFAULT_RUNNER
     from studies.prepare import Options
+    from workbench.cli.study_slurm import JobOptions, check_launcher, submit_jobs
     from workbench.config_file import parse_assignments
-    from workbench.home import open_home
+    from workbench.home import home_unless_refused
 
+    jobs = JobOptions(partition, gpus_per_worker, cpus_per_worker, time, slurm)
+    check_launcher(launcher, threads, jobs)
     options = Options(
         name=name,
         preset=preset,
@@ -172,8 +217,12 @@ def run(
         threads=threads,
         execute=execute or DEFAULT_RUNNER,
     )
-    console = _console()
-    result = launching.run(options, open_home(home), Display(console, name))
+    console = _console(lasting=True)
+    with home_unless_refused(home) as place:
+        if launcher == "slurm":
+            submit_jobs(console, options, place, jobs)
+            return
+        result = launching.run(options, place, Display(console, name))
     _print_result(console, result)
     if result.interrupted:
         raise typer.Exit(130)
@@ -183,65 +232,120 @@ def run(
         note = deliver_report(result.launch.home, result.launch.name, tracking_uri=tracking_uri)
         if note:
             console.print(note, style="yellow", markup=False, soft_wrap=True)
+    if result.state.in_vain:
+        raise typer.Exit(1)
 
 
 def _print_result(console: Console, result: Any) -> None:
-    from studies.display import final_table, progress_text
+    from studies.display import ending_text, final_table, progress_text
 
     name, state = result.launch.name, result.state
     if result.interrupted:
         console.print(
-            f"interrupted ({progress_text(state)}); continue with: calm study run {name}", soft_wrap=True
+            f"interrupted ({progress_text(state)}); continue with: calm study run {name}",
+            soft_wrap=True,
+            markup=False,
         )
         return
     if result.already_finished:
         more = f"; more trials: calm study run {name} --trials N" if state.searches else ""
-        console.print(f"{name} is finished already{more}", soft_wrap=True)
+        console.print(f"{name} is finished already{more}", soft_wrap=True, markup=False)
     console.print(final_table(state))
-    failures = state.of_state("fail")
-    for row in failures:
+    for row in state.of_state("fail"):
         console.print(f"failed: {row.label} {row.params}: {row.reason}", markup=False, soft_wrap=True)
-    if failures:
-        console.print(f"failed ones again: calm study retry {name}, then calm study run {name}", soft_wrap=True)
     if state.search.complete < state.trials_wanted:
         console.print(
             f"the search ended with {state.search.complete} of {state.trials_wanted} trials: as many as allowed "
             f"({result.launch.spec.max_extra}) were pruned or failed",
             soft_wrap=True,
         )
-    console.print(f"study folder: {result.launch.folder}", soft_wrap=True)
+    console.print(f"study folder: {result.launch.folder}", soft_wrap=True, markup=False)
+    ending = ending_text(name, state)
+    if state.in_vain:
+        print(f"calm: {ending}", file=sys.stderr, flush=True)
+    elif ending:
+        console.print(f"warning: {ending}", style="yellow", markup=False, soft_wrap=True)
 
 
 @study_app.command("status")
-def status(name: Name, storage: Storage = None, home: Home = "runs") -> None:
-    """Trials, workers, failures with their reasons, time left."""
-    from studies.display import status_lines
-    from studies.prepare import find_launch
-    from studies.progress import snapshot
-    from workbench.home import open_home
+def status(name: Name, storage: Storage = None, home: Home = "runs", as_json: JsonOption = False) -> None:
+    """Trials, workers alive, time left, failures with their reasons."""
+    import json
 
-    launch = find_launch(open_home(home), name, storage)
-    state = snapshot(launch, workers=None)
+    from studies.prepare import find_launch
+    from studies.status import status as status_of
+    from studies.status import status_lines
+    from workbench.home import home_unless_refused
+
+    with home_unless_refused(home) as place:
+        launch = find_launch(place, name, storage)
+    state = status_of(launch)
+    if as_json:
+        print(json.dumps(state.to_dict(), indent=1))
+        return
     console = _console()
-    console.print(f"[bold]{launch.name}[/bold] ({launch.folder})", soft_wrap=True)
+    console.print(f"{launch.name} ({launch.folder})", markup=False, soft_wrap=True)
     for line in status_lines(state):
         console.print(line, markup=False, soft_wrap=True)
-    message = launch.search.user_attrs.get("abort")
-    if message:
-        console.print(f"ended by an error: {message}", markup=False, soft_wrap=True)
+
+
+@study_app.command("stop")
+def stop(name: Name, storage: Storage = None, home: Home = "runs") -> None:
+    """Cancel the SLURM jobs of a study; `calm study run` continues it."""
+    from workbench.cli.study_slurm import stop_jobs
+    from workbench.home import home_unless_refused
+
+    with home_unless_refused(home) as place:
+        stop_jobs(_console(), name, storage, place)
 
 
 @study_app.command("retry")
-def retry(name: Name, storage: Storage = None, home: Home = "runs") -> None:
-    """Queue failed trials and cells again; `calm study run NAME` then runs them."""
-    from studies.prepare import find_launch
+def retry(
+    name: Name,
+    queue: Annotated[
+        bool, typer.Option("--queue", help="Only queue them; `calm study run NAME` then runs them with the rest.")
+    ] = False,
+    workers: Workers = "auto",
+    threads: Threads = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+    home: Home = "runs",
+    execute: Execute = None,
+) -> None:
+    """Run the failed trials and cells again, and nothing else."""
+    from studies import launch as launching
+    from studies.display import Display
+    from studies.objective import DEFAULT_RUNNER
+    from studies.prepare import Options, find_launch
     from studies.prepare import retry as retry_failed
-    from workbench.home import open_home
+    from workbench.home import home_unless_refused
 
-    launch = find_launch(open_home(home), name, storage)
+    number = _number_of_workers(workers)
+    with home_unless_refused(home) as place:
+        launch = find_launch(place, name, storage)
     queued = retry_failed(launch)
     console = _console()
     if not queued:
-        console.print(f"{launch.name}: nothing has failed")
+        console.print(f"{launch.name}: nothing has failed", markup=False)
         return
-    console.print(f"queued again: {', '.join(queued)}; now: calm study run {launch.name}", soft_wrap=True)
+    listed = ", ".join(queued)
+    if queue:
+        then = f"now: calm study run {launch.name}"
+        console.print(f"queued again: {listed}; {then}", markup=False, soft_wrap=True)
+        return
+    console.print(f"again: {listed}", markup=False, soft_wrap=True)
+    options = Options(
+        name=launch.name,
+        storage=storage,
+        tracking_uri=tracking_uri,
+        workers=number,
+        threads=threads,
+        execute=execute or DEFAULT_RUNNER,
+        only_queued=True,
+    )
+    result = launching.run(options, place, Display(console, launch.name))
+    _print_result(console, result)
+    if result.interrupted:
+        raise typer.Exit(130)
+    if result.state.in_vain or result.state.of_state("fail"):
+        raise typer.Exit(1)

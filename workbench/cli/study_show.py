@@ -12,21 +12,34 @@ if TYPE_CHECKING:
     from studies.show import DryRun, Structure
     from studies.spec import StudySpec
     from studies.staffing import Staffing
+    from workbench.device_plan import DevicePlan
 
 
 def print_dry_run(
-    console: Console, spec: StudySpec, plan: DryRun, structures: Sequence[Structure], staffing: Staffing
+    console: Console,
+    spec: StudySpec,
+    plan: DryRun,
+    structures: Sequence[Structure],
+    staffing: Staffing,
+    there: Sequence[tuple[str, DevicePlan]] = (),
 ) -> None:
+    """``there``: the same structures on devices that are not here."""
     from studies.display import duration
+    from studies.room import study_need
     from workbench.cli.accounts import print_accounts
+    from workbench.room import need_words
 
-    console.print(f"[bold]{spec.study}[/bold], preset {spec.preset}: {spec.description}", soft_wrap=True)
+    console.print(f"{spec.study}, preset {spec.preset}: {spec.description}", soft_wrap=True, markup=False)
     console.print(
-        f"question: {spec.question}\nagainst:  {spec.against}\nscore:    {spec.objective}", soft_wrap=True
+        f"question: {spec.question}\nagainst:  {spec.against}\nscore:    {spec.objective}",
+        soft_wrap=True,
+        markup=False,
     )
     _print_plan(console, spec)
     _print_runs(console, structures, plan.speed)
     print_accounts(console, [(one.label, one.accounts[0]) for one in structures])
+    if there:
+        _print_devices(console, structures, there)
     if spec.searches:
         count = "one per trial" if plan.num_autoencoders is None else f"at most {plan.num_autoencoders}"
         console.print(f"autoencoders: {count}, about {duration(plan.autoencoder_seconds)} each", soft_wrap=True)
@@ -34,6 +47,24 @@ def print_dry_run(
         f"about {duration(plan.total_seconds)} without evaluations ({plan.speed_from}) on {staffing.words()}",
         soft_wrap=True,
     )
+    console.print(f"disk: {need_words(study_need(spec, workers=staffing.split.workers))}", soft_wrap=True)
+
+
+def _print_devices(
+    console: Console, structures: Sequence[Structure], there: Sequence[tuple[str, DevicePlan]]
+) -> None:
+    """A run on all devices together; the table of runs has its time on one."""
+    from workbench.cli.devices import print_device_plans
+
+    print_device_plans(console, there)
+    if any(len(set(one.work)) > 1 for one in structures):
+        console.print("of runs that differ in their budget, the largest", soft_wrap=True)
+    if there[0][1].devices.count > 1:
+        console.print(
+            "a study trains each run on one device (single), as many runs at a time as there are devices; "
+            "a run on several: calm train with --ranks or torchrun",
+            soft_wrap=True,
+        )
 
 
 def _print_plan(console: Console, spec: StudySpec) -> None:
@@ -97,8 +128,17 @@ def _short(value: float) -> str:
     return f"{value:.3g}".replace("e+0", "e").replace("e+", "e")
 
 
-def dry_run_json(spec: StudySpec, plan: DryRun, structures: Sequence[Structure], staffing: Staffing) -> str:
+def dry_run_json(
+    spec: StudySpec,
+    plan: DryRun,
+    structures: Sequence[Structure],
+    staffing: Staffing,
+    there: Sequence[tuple[str, DevicePlan]] = (),
+) -> str:
     """Everything that is printed, as JSON."""
+    from studies.room import study_need
+    from workbench.room import need_fields
+
     tree = {
         "study": spec.study,
         "preset": spec.preset,
@@ -117,12 +157,14 @@ def dry_run_json(spec: StudySpec, plan: DryRun, structures: Sequence[Structure],
                     }
                     for i, found in enumerate(one.accounts)
                 ],
+                **({"devices": there[number][1].to_dict()} if there else {}),
             }
-            for one in structures
+            for number, one in enumerate(structures)
         ],
         "num_autoencoders": plan.num_autoencoders,
         "autoencoder_seconds": plan.autoencoder_seconds,
         "total_seconds": plan.total_seconds,
+        **need_fields(study_need(spec, workers=staffing.split.workers)),
         "speed_from": plan.speed_from,
         "workers": staffing.split.workers,
         "threads": staffing.split.threads,

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import abc
 import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from workbench.head_flops import HeadCounts
+from workbench.head_sections import HeadSection
+from workbench.heads import contract
+from workbench.heads.measured import MeasuredCounts
 from workbench.posterior import Posterior
 
 
@@ -22,8 +26,24 @@ class Head(nn.Module, abc.ABC):
     Neither depends on ``.train()`` / ``.eval()``; all randomness comes from ``rng``, which lives on the
     device of ``hidden``. What only sampling needs is read from ``config`` when sampling (``with_sampling``)."""
 
+    section: ClassVar[type[HeadSection]]
+    """What ``config`` is an instance of; of a head from outside a subclass of ``OwnHeadConfig``."""
     config: Any
     """Its section of the configuration (``workbench.head_sections``)."""
+
+    @classmethod
+    def counts(cls, config: Any, width: int, latent_dim: int) -> HeadCounts:
+        """Parameters and FLOPs of a head from outside: measured, unless a subclass counts them itself. Those of
+        the workbench are in ``workbench.head_flops``."""
+        return MeasuredCounts(cls, config, width, latent_dim)
+
+    @classmethod
+    def checked_counts(cls, config: Any, width: int, latent_dim: int) -> HeadCounts:
+        """``counts`` of a head from outside. Raises HeadError where it does not do what a head must."""
+        if cls.counts.__func__ is not Head.counts.__func__:  # type: ignore[attr-defined]
+            contract.require(contract.built(cls, config, width, latent_dim), width, latent_dim)
+        with contract.own_code(cls, "counts"):
+            return cls.counts(config, width, latent_dim)
 
     @abc.abstractmethod
     def loss(

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from workbench import draws
 from workbench.config import DiffusionHeadConfig
 from workbench.heads.adaln import AdaLNNetwork
 from workbench.heads.base import Head
@@ -32,6 +33,8 @@ class DiffusionHead(Head):
     """``config`` must be resolved (num_blocks set)."""
 
     table: Tensor
+
+    section = DiffusionHeadConfig
 
     def __init__(self, config: DiffusionHeadConfig, *, hidden_dim: int, latent_dim: int) -> None:
         super().__init__()
@@ -56,7 +59,7 @@ class DiffusionHead(Head):
         """N steps a position, each uniform on 0 ... T - 1 and together spread evenly: no draw's step is biased,
         and their mean loss varies less."""
         num, span = self.config.num_draws, self.config.num_steps
-        first = torch.randint(num * span, (num_positions,), generator=rng, device=rng.device)
+        first = draws.whole_numbers(num * span, (num_positions,), axis=0, rng=rng)
         return spread_steps(first, num_draws=num, num_steps=span)
 
     def loss(
@@ -69,8 +72,8 @@ class DiffusionHead(Head):
         target = target.float()
         shape = (self.config.num_draws, *target.mean.shape)
         steps = self.steps(shape[1], rng)
-        latent = target.mean + target.std * torch.randn(shape, generator=rng, device=hidden.device)
-        noise = torch.randn(shape, generator=rng, device=hidden.device)
+        latent = target.mean + target.std * draws.normal(shape, axis=1, rng=rng)
+        noise = draws.normal(shape, axis=1, rng=rng)
         signal, sigma, *variances = self.table[steps].unsqueeze(-1).unbind(2)
         noisy = signal * latent + sigma * noise
         velocity, place = self.predict(noisy, steps, self.network.embed_hidden(hidden))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from workbench import draws
 from workbench.config import EnergyHeadConfig
 from workbench.energy_score import Distance, PowerDistance, QuadricDistance, energy_loss
 from workbench.heads.base import Head
@@ -52,6 +53,8 @@ def distance_of(config: EnergyHeadConfig, latent_dim: int) -> Distance:
 class EnergyHead(Head):
     """``config`` must be resolved (num_blocks set)."""
 
+    section = EnergyHeadConfig
+
     def __init__(self, config: EnergyHeadConfig, *, hidden_dim: int, latent_dim: int) -> None:
         super().__init__()
         assert config.num_blocks is not None, "resolve the configuration first"
@@ -82,7 +85,7 @@ class EnergyHead(Head):
     def noise(self, num_samples: int, hidden: Tensor, rng: torch.Generator) -> Float[Tensor, "s n z"]:
         """Uniform on (-1/2, 1/2), independent over samples and positions."""
         shape = (num_samples, hidden.shape[0], self.config.noise_dim)
-        return torch.rand(shape, generator=rng, device=hidden.device) - 0.5
+        return draws.uniform(shape, axis=1, rng=rng) - 0.5
 
     def loss(
         self, hidden: Float[Tensor, "n d"], target: Posterior, *, rng: torch.Generator

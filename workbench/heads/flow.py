@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from workbench import draws
 from workbench.config import FlowHeadConfig
 from workbench.heads.adaln import AdaLNNetwork
 from workbench.heads.base import Head
@@ -22,6 +23,8 @@ STEPS_PER_TIME = 1000.0
 
 class FlowHead(Head):
     """``config`` must be resolved (num_blocks set)."""
+
+    section = FlowHeadConfig
 
     def __init__(self, config: FlowHeadConfig, *, hidden_dim: int, latent_dim: int) -> None:
         super().__init__()
@@ -42,7 +45,7 @@ class FlowHead(Head):
     def times(self, num_positions: int, rng: torch.Generator) -> Float[Tensor, "s n"]:
         """N times a position, each uniform on [0, 1) and together one in each N-th of it: no draw's time is
         biased, and their mean loss varies less."""
-        first = torch.rand(num_positions, generator=rng, device=rng.device)
+        first = draws.uniform((num_positions,), axis=0, rng=rng)
         num = self.config.num_draws
         shift = torch.arange(num, device=rng.device).unsqueeze(1) / num
         return torch.remainder(first + shift, 1.0)
@@ -54,8 +57,8 @@ class FlowHead(Head):
         target = target.float()
         shape = (self.config.num_draws, *target.mean.shape)
         times = self.times(shape[1], rng)
-        latent = target.mean + target.std * torch.randn(shape, generator=rng, device=hidden.device)
-        noise = torch.randn(shape, generator=rng, device=hidden.device)
+        latent = target.mean + target.std * draws.normal(shape, axis=1, rng=rng)
+        noise = draws.normal(shape, axis=1, rng=rng)
         state = noise.lerp(latent, times.unsqueeze(-1))
         found = self.velocity(state, times, self.network.embed_hidden(hidden))
         return (found - (latent - noise)).square().mean((0, 2))

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,13 +12,19 @@ from analysis import (
     plots_bottleneck,
     plots_calls,
     plots_correlation,
+    plots_frontier,
     plots_noise,
     plots_parameters,
+    plots_power_law,
     plots_samplers,
+    plots_scaling,
     style,
 )
+from analysis.report import write_reports
 from analysis.table import RunTable, load_runs
 from tests.suites.synthetic_study import make_study
+
+COARSE = 40
 
 
 @pytest.fixture(scope="session")
@@ -33,24 +40,36 @@ def table(home: Path) -> RunTable:
     return load_runs(home)
 
 
+@pytest.fixture(scope="session")
+def report(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the report on ``home``; tests must not change it."""
+    out = tmp_path_factory.mktemp("report") / "r"
+    (written,) = write_reports(home, None, out)
+    assert written.html == out / "report.html"
+    assert written.warnings == []
+    return out
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _coarse_pictures() -> Iterator[None]:
     """Fewer pixels: much of a report's time goes into them."""
-    before, style.DPI = style.DPI, 40
+    before, style.DPI = style.DPI, COARSE
     yield
     style.DPI = before
 
 
 @pytest.fixture(scope="session")
-def without_figures() -> Callable[[pytest.MonkeyPatch], None]:
-    """Drawing is most of the time, and beside the point of a test about words or files."""
+def without_figures() -> Callable[..., None]:
+    """Drawing is most of the time, and beside the point of a test about words or files. ``keep``: modules whose
+    figures the test does look at."""
 
     def nothing(*args: Any, **kwargs: Any) -> None:
         return None
 
-    def apply(monkeypatch: pytest.MonkeyPatch) -> None:
+    def apply(monkeypatch: pytest.MonkeyPatch, keep: Collection[ModuleType] = ()) -> None:
         drawn = (plots, plots_parameters, plots_correlation, plots_bottleneck, plots_noise)
-        for module in (*drawn, plots_calls, plots_samplers):
+        laws = (plots_frontier, plots_power_law, plots_scaling)
+        for module in {*drawn, *laws, plots_calls, plots_samplers}.difference(keep):
             for name in [n for n in vars(module) if n.endswith("_figure") and not n.startswith("_")]:
                 monkeypatch.setattr(module, name, nothing)
         monkeypatch.setattr(plots_parameters, "noise_figures", lambda *args: [])

@@ -50,6 +50,7 @@ def parts(frame: pd.DataFrame) -> ScalingParts:
 
 
 class TestRecommendation:
+    @pytest.mark.slow
     @pytest.mark.parametrize("budget", [1e12, 3e12])
     def test_the_true_k_where_it_is_clear(self, law: JointLaw, budget: float) -> None:
         plan = plan_by(law, budget)
@@ -64,6 +65,7 @@ class TestRecommendation:
         assert best.latent_dim == 16 * best_k
         assert "16 for each of the K tokens" in best.latent_words
 
+    @pytest.mark.slow
     def test_odds_are_shares_of_the_resamples(self, law: JointLaw) -> None:
         plan = plan_by(law, 2e13)
         assert plan.recommended is not None
@@ -142,6 +144,7 @@ class TestRecommendation:
         assert plan.recommended is None
         assert "at least two model sizes" in plan.reason
 
+    @pytest.mark.slow
     def test_without_a_baseline_that_is_said(self) -> None:
         plan = plan_budget(evaluations(TRUTH, Plan(baseline=False)), flops=3e12, num_draws=20)
         assert plan.baseline is None
@@ -168,6 +171,7 @@ class TestRecommendation:
         assert tree["recommended"]["score"]["low"] < tree["recommended"]["score"]["high"]
         assert tree["recommended"]["shape"]["width"] > 0
 
+    @pytest.mark.slow
     def test_odds_are_honest_where_k_is_close(self) -> None:
         """Over many tables: tests/bench/scaling_coverage.py. Here: where two K are level (9e13 FLOPs), nearly sure
         answers are right."""
@@ -233,6 +237,7 @@ class TestShapes:
 
 
 class TestParts:
+    @pytest.mark.slow
     def test_pictures_and_tables(self, parts: ScalingParts) -> None:
         assert [p.name for p in parts.pictures] == ["isoflop", "best-k-by-budget", "law-predictions", "loss-law"]
         names = [t.name for t in parts.tables]
@@ -242,6 +247,7 @@ class TestParts:
             assert to_latex(table).count(r"\\") == len(table.rows) + 1
         assert not parts.empty
 
+    @pytest.mark.slow
     def test_the_chosen_form_is_marked(self, parts: ScalingParts) -> None:
         marked = [str(row[0]) for row in parts.tables[1].rows if "(chosen)" in str(row[0])]
         assert marked == [f"{parts.plans[0].form} (chosen)"]
@@ -253,11 +259,13 @@ class TestParts:
         assert f"{best.probability:.0%}" in parts.summary[0]
         assert "decades beyond the data" in parts.summary[-1]
 
+    @pytest.mark.slow
     def test_the_same_bytes_twice(self, frame: pd.DataFrame, parts: ScalingParts) -> None:
         again = scaling_parts(frame, num_draws=40)
         assert [p.svg for p in again.pictures] == [p.svg for p in parts.pictures]
         assert again.tables == parts.tables
 
+    @pytest.mark.slow
     def test_parameters_that_are_not_known_are_words(self) -> None:
         plan = Plan(sizes=(1e5, 1.3e5), budgets=(1e12, 2e12), noise=0.05, seeds=2)
         found = scaling_parts(evaluations(TRUTH, plan), with_pictures=False, num_draws=60)
@@ -287,6 +295,7 @@ def test_short_counts() -> None:
     assert [flops_short(v) for v in (12.0, 3.5e5, 1.2e6, 4.5e9)] == ["12", "350k", "1.2M", "4.5G"]
 
 
+@pytest.mark.slow
 def test_no_file_of_the_tests_is_needed(tmp_path: Path) -> None:
     """A table read back from CSV gives the same plan."""
     frame = evaluations(TRUTH, seed=4)
@@ -304,6 +313,7 @@ def test_a_budget_beyond_any_is_refused() -> None:
         plan_budget(evaluations(Truth()), flops=1e300)
 
 
+@pytest.mark.slow
 def test_an_autoencoder_that_was_not_recorded_drops_no_k_and_is_said() -> None:
     table = evaluations(Truth())
     some = table["K"] == 2

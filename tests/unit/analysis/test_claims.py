@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.ablation import effects
 from analysis.claims import (
     check_gap,
+    common_error,
     compare_rows,
     controlled_pairs,
+    error_of,
     floor_gaps,
     group_gap,
     group_gaps,
@@ -28,9 +32,10 @@ from analysis.stats import BETTER, WORSE
 from analysis.table import RunTable, load_runs
 from analysis.verdict import headline, standings
 from tests.suites.run_folders import make_run_folder
-from tests.suites.simulated_studies import SCALE, Noise, simulate, with_scores
+from tests.suites.simulated_studies import SCALE, Noise, compared_again, narrowed, simulate, with_scores
 from workbench.pairs import against_floor
 from workbench.seeds import seed_noise, setting_difference
+from workbench.uncertainty import Linearised, t_quantile
 
 Cell = tuple[int | None, int]
 """K (None: a token baseline), latent dimension (of a baseline its layers)."""
@@ -73,10 +78,32 @@ def drawn(
     *,
     keep: bool = True,
 ) -> Comparison:
+    return compare(scored(study, rng, noise, gains, keep=keep))
+
+
+def scored(
+    study: Study,
+    rng: np.random.Generator,
+    noise: Noise,
+    gains: dict[Cell, float] | None = None,
+    *,
+    keep: bool = True,
+) -> RunTable:
     table, runs = study
     named = {str(cell): gain for cell, gain in (gains or {}).items()}
     values = simulate(rng, {str(cell): ids for cell, ids in runs.items()}, noise, named)
-    return compare(with_scores(table, values, keep=keep))
+    return with_scores(table, values, keep=keep)
+
+
+def many_drawn(
+    num: int, study: Study, rng: np.random.Generator, noise: Noise, gains: dict[Cell, float] | None = None
+) -> Iterator[Comparison]:
+    """``drawn`` so many times."""
+    study = narrowed(study[0]), study[1]
+    first = drawn(study, rng, noise, gains)
+    yield first
+    for _ in range(num - 1):
+        yield compared_again(first, scored(study, rng, noise, gains))
 
 
 def setting(comparison: Comparison, k: int, latent: int) -> Setting:
@@ -111,6 +138,20 @@ def test_settings_are_compared_at_the_same_positions_with_pooled_noise(
     )
     assert (found.value, found.low, found.high) == (wanted.value, wanted.low, wanted.high)
     assert (found.position_sd, found.comparisons, found.unpaired) == (wanted.position_sd, 7, False)
+
+
+def test_no_run_is_linearised_twice(six: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for the noise between seeds nor for any of the differences."""
+    seen, plain = [], Linearised.of
+
+    def counted(values: np.ndarray, clusters: np.ndarray) -> Linearised:
+        seen.append(id(values))
+        return plain(values, clusters)
+
+    monkeypatch.setattr(Linearised, "of", counted)
+    comparison = drawn(six, np.random.default_rng(0), Noise())
+    assert len(group_gaps(comparison) + controlled_pairs(comparison)) == 12
+    assert len(seen) == len(set(seen)) == len(comparison.finals)
 
 
 def test_pairing_is_sharper_than_adding_errors(six: Study) -> None:
@@ -158,6 +199,7 @@ def test_a_known_difference_is_found_and_named(six: Study) -> None:
 # ---- groups ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_claims_of_groups_are_counted_with_the_choice_of_the_best(tmp_path: Path) -> None:
     def count(cells: dict[Cell, int]) -> int:
         table, _ = write(tmp_path / str(len(list(tmp_path.glob("*")))), cells)
@@ -203,6 +245,7 @@ def test_a_setting_that_is_less_sure_keeps_a_claim_from_being_made(tmp_path: Pat
 # ---- controlled pairs -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_controlled_pairs_differ_in_one_parameter_alone(tmp_path: Path) -> None:
     cells: dict[Cell, int] = {(1, 16): 2, (1, 32): 1, (2, 64): 1, (4, 16): 1, (None, 2): 1, (None, 4): 1}
     table, runs = write(tmp_path, cells)
@@ -281,6 +324,17 @@ def test_a_check_is_paired_with_all_seeds_of_its_setting(tmp_path: Path) -> None
     assert check_gap(check, peer, replace(comparison, positions=positions)).unpaired
 
 
+def test_the_error_of_a_setting_is_that_of_its_rows(tmp_path: Path) -> None:
+    """Read from a few columns: the same, to the last bit, as from whole rows, where only a bound is known too."""
+    table, _ = write(tmp_path, {(4, 32): 3})
+    runs = table.runs.assign(
+        weak_orders=["", "4", ""], brierlm_high=[9.0, 1.25, np.nan], num_clusters=[96, 7, None]
+    )
+    wanted = [error_of(row) ** 2 for _, row in runs.iterrows()]
+    assert wanted[1] == (1.25 / t_quantile(6)) ** 2
+    assert common_error(runs) == math.sqrt(sum(wanted) / 3)
+
+
 def test_checkpoints_have_no_positions_and_are_compared_without_pairs(tmp_path: Path) -> None:
     table, _ = write(tmp_path, {(4, 32): 1})
     comparison = compare(table)
@@ -292,14 +346,28 @@ def test_checkpoints_have_no_positions_and_are_compared_without_pairs(tmp_path: 
 # ---- errors of whole studies ----------------------------------------------------------------------------
 
 
+def test_studies_that_are_compared_again_are_compared_as_the_first_was(six: Study) -> None:
+    """What the simulations below rest on."""
+    rng, noise = np.random.default_rng(6), Noise(0.03, 0.1, 0.05)
+    first, again = many_drawn(2, six, rng, noise, {(4, 32): 0.3})
+    rng = np.random.default_rng(6)
+    assert drawn(six, rng, noise, {(4, 32): 0.3}).noise == first.noise
+    wanted = drawn(six, rng, noise, {(4, 32): 0.3})
+    assert again.noise == wanted.noise != first.noise
+    pd.testing.assert_frame_equal(again.finals, wanted.finals[again.finals.columns])
+    assert [s.run_ids for s in again.settings] == [s.run_ids for s in wanted.settings]
+    assert [s.score for s in again.settings] == [s.score for s in wanted.settings]
+    assert group_gaps(again) == group_gaps(wanted)
+    assert [p.difference for p in controlled_pairs(again)] == [p.difference for p in controlled_pairs(wanted)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("noise", [Noise(0.03, 0.1), Noise(0.02, 0.1, 0.15)])
 def test_of_studies_in_which_nothing_differs_few_claim_anything(six: Study, noise: Noise) -> None:
     """300 studies of six equal settings with three seeds each (a share of 5 % has a standard error of 1.3 %): all
     claims together in at most 7 %. All fifteen pairs without correction claim something in 28 and 37 %."""
     rng, made, naive = np.random.default_rng(7), [], []
-    for number in range(300):
-        comparison = drawn(six, rng, noise)
+    for number, comparison in enumerate(many_drawn(300, six, rng, noise)):
         gaps = [gap.difference for gap in group_gaps(comparison)]
         gaps += [pair.difference for pair in controlled_pairs(comparison)]
         if number == 0:  # six cells leave an additive fit nothing to judge by, whatever the scores
@@ -318,8 +386,7 @@ def test_the_best_of_many_is_not_above_another_by_being_picked(tmp_path: Path) -
     cells: dict[Cell, int] = {(4, 8 * (i + 1)): 1 for i in range(10)} | {(1, 16): 6}
     study, rng = write(tmp_path, cells), np.random.default_rng(8)
     made, naive = [], []
-    for _ in range(200):
-        comparison = drawn(study, rng, Noise(0.04, 0.03))
+    for comparison in many_drawn(200, study, rng, Noise(0.04, 0.03)):
         (gap,) = group_gaps(comparison)
         made.append(gap.difference.verdict in (BETTER, WORSE))
         one, two = (best_setting(settings) for _, settings in comparison.groups)
@@ -335,8 +402,8 @@ def test_intervals_between_groups_cover_the_true_difference_of_their_bests(
     gains: dict[Cell, float] = {(4, 32): 0.12, (4, 16): 0.10, (2, 16): 0.05, (1, 32): -0.05}
     best = {k: max(gains.get((k, latent), 0.0) for latent in (16, 32)) for k in (1, 2, 4)}
     rng, covered = np.random.default_rng(9), []
-    for _ in range(200):
-        gaps = group_gaps(drawn(six, rng, Noise(0.03, 0.1, 0.05), gains))
+    for comparison in many_drawn(200, six, rng, Noise(0.03, 0.1, 0.05), gains):
+        gaps = group_gaps(comparison)
         inside = []
         for gap in gaps:
             assert gap.first is not None
@@ -355,5 +422,5 @@ def test_additive_effects_keep_their_error_too(tmp_path: Path) -> None:
     effect of one of the two parameters."""
     study = write(tmp_path, dict.fromkeys(itertools.product((1, 2, 4), (8, 16, 24, 32, 64)), 2))
     rng = np.random.default_rng(10)
-    made = [additive_claim(drawn(study, rng, Noise(0.04, 0.05)), study[0]) for _ in range(120)]
+    made = [additive_claim(found, study[0]) for found in many_drawn(120, study, rng, Noise(0.04, 0.05))]
     assert np.mean(made) <= 0.05

@@ -189,6 +189,7 @@ def test_a_perfect_line_has_an_interval_that_is_not_empty() -> None:
     assert -1 <= found.spearman.low < found.spearman.high < -0.9
 
 
+@pytest.mark.slow
 def test_coverage_of_six_runs() -> None:
     """150 studies are enough to catch what goes badly wrong: in this world the percentile bootstrap over runs,
     which this replaced, covers 61 % (Pearson) and 85 % (slope), intervals over points even less."""

@@ -11,6 +11,7 @@ from analysis.comparison import cells, compare
 from analysis.table import RunTable, load_runs
 from analysis.verdict import headline, standings
 from tests.suites.run_folders import make_run_folder
+from workbench import files, records
 
 
 def study(root: Path, *runs: dict[str, Any]) -> RunTable:
@@ -192,6 +193,19 @@ def test_close_runs_are_not_told_apart(tmp_path: Path) -> None:
     comparison = compare(table)
     words = " ".join(headline(comparison, standings(comparison, table.floors), []).lead)
     assert "indistinguishable from the best with K = 1" in words
+
+
+def test_weights_whose_training_is_not_known_are_compared_at_no_budget(tmp_path: Path) -> None:
+    """Imported ones: their configuration says a token, for it must say something."""
+    budget = {"train.train_flops": None, "train.train_tokens": 1}
+    table = study(tmp_path, {}, {"overrides": budget})
+    path = tmp_path / "s" / "r01" / records.RECORD
+    files.write_json(path, {**files.read_json(path), "tokens": 0, "step": 0})
+    comparison = compare(load_runs(tmp_path, ["s"]))
+    assert comparison.finals["run_id"].tolist() == ["r00"]
+    (reason,) = [reason for _, reason in comparison.left_out]
+    assert reason == "its budget is unknown training, the compared one is 1.00×10¹² training FLOPs"
+    assert compare(table).finals["run_id"].tolist() == ["r00"]
 
 
 def test_of_budgets_with_equally_many_runs_the_largest_is_compared(tmp_path: Path) -> None:

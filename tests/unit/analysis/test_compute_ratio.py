@@ -69,6 +69,7 @@ class TestRatio:
             truth = steep.cost_of(level) / BASE.cost_of(level)
             assert row["ratio"] == pytest.approx(truth, rel=0.06)
 
+    @pytest.mark.slow
     def test_intervals_hold_it_as_often_as_they_say(self) -> None:
         """Scatter is pooled; the full simulation is tests/bench/fit_coverage.py."""
         held = 0
@@ -208,6 +209,7 @@ class TestPublished:
 
 
 class TestParts:
+    @pytest.mark.slow
     def test_everything_a_report_shows(self) -> None:
         rows = evaluations({"token baseline": BASE, "K = 4": CALM}, QUIET, autoencoder=1e12)
         parts = power_law_section_parts(rows, published=published(), with_pictures=False)

@@ -221,6 +221,7 @@ def four_texts() -> pd.DataFrame:
     return pd.concat([checkpoints(4, text=text, seed=i) for i, text in enumerate(texts)])
 
 
+@pytest.mark.slow
 def test_one_panel_a_text_with_ours_beside_the_published() -> None:
     with style.house_style():
         picture = correlation_figure(correlate(four_texts()))
@@ -237,6 +238,7 @@ def test_one_panel_a_text_with_ours_beside_the_published() -> None:
     assert correlation_figure(correlate(checkpoints(1, per_run=1))) is None
 
 
+@pytest.mark.slow
 def test_coefficients_figure_shows_intervals_and_published_lines() -> None:
     with style.house_style():
         picture = coefficients_figure(correlate(four_texts()))
@@ -247,6 +249,7 @@ def test_coefficients_figure_shows_intervals_and_published_lines() -> None:
     assert coefficients_figure(correlate(checkpoints(1, per_run=2))) is None
 
 
+@pytest.mark.slow
 def test_bits_are_shared_by_the_texts_of_one_corpus_only() -> None:
     with style.house_style():
         picture = bits_figure(correlate(four_texts()))

@@ -22,6 +22,7 @@ def folder(home: Path, tmp_path: Path, no_figures: None) -> Path:
     return tmp_path / "report"
 
 
+@pytest.mark.slow
 def test_it_says_what_the_report_says(folder: Path) -> None:
     digest = read_digest(folder)
     runs = pd.read_csv(folder / "data" / "runs.csv")

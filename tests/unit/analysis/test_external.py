@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,16 @@ def test_parquet_gives_the_same_and_a_name_can_be_given(tmp_path: Path) -> None:
     assert set(read_external(tmp_path / "runs.csv", "lab")["fingerprint"]) == {"external: lab"}
 
 
+@pytest.mark.parametrize("column", ["seed", "train_flops", "K"])
+@pytest.mark.parametrize("cell", [[0, 0], [1], []], ids=str)
+def test_lists_in_a_parquet_file_are_no_numbers(tmp_path: Path, column: str, cell: list[int]) -> None:
+    table = ladder().assign(seed=0)
+    table[column] = [cell] * len(table)
+    table.to_parquet(tmp_path / "runs.parquet")
+    with pytest.raises(StudyError, match=rf"{column}.*{re.escape(str(cell))}"):
+        read_external(tmp_path / "runs.parquet")
+
+
 def test_checkpoints_are_numbered_by_cost_and_datasets_have_fingerprints(tmp_path: Path) -> None:
     path = write(tmp_path, HEAD, "a,4,3e9,3", "a,4,1e9,1", "a,4,2e9,2")
     assert read_external(path)["step"].tolist() == [3, 1, 2]
@@ -144,6 +155,7 @@ def test_the_published_rows() -> None:
     assert with_status(points, cost="train_flops_published")["status"].tolist() == [ON, UNKNOWN]
 
 
+@pytest.mark.slow
 def test_a_table_of_others_is_analysed_without_a_study(tmp_path: Path) -> None:
     ladder().to_csv(tmp_path / "runs.csv", index=False)
     frame = read_external(tmp_path / "runs.csv")
@@ -162,6 +174,7 @@ def test_a_table_of_others_is_analysed_without_a_study(tmp_path: Path) -> None:
     assert nothing is None
 
 
+@pytest.mark.slow
 def test_the_section_keeps_sources_apart(tmp_path: Path) -> None:
     ladder().to_csv(tmp_path / "runs.csv", index=False)
     with style.house_style():

@@ -114,6 +114,7 @@ class TestRecovery:
         assert low < 0.12 < high
         assert high - low < 0.02
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("curve", "design"),
         [

@@ -113,6 +113,12 @@ def test_a_score_that_is_only_bounded_is_on_no_frontier() -> None:
     assert frontier(bounded, kind="constant")["brierlm"].tolist() == [2.0]
 
 
+def test_a_cost_that_is_not_known_is_on_no_frontier() -> None:
+    """Of imported weights, whose training nobody has told: they are not the cheapest ones."""
+    free = evaluations([("x", "calm", 0.0, 50.0, "constant"), ("y", "calm", np.nan, 60.0, "constant")])
+    assert frontier(pd.concat([POINTS, free]), kind="constant")["brierlm"].tolist() == [1.0, 2.0]
+
+
 def test_mixed_fingerprints_are_refused() -> None:
     with pytest.raises(ValueError, match="fingerprints"):
         frontier(pd.concat([POINTS, evaluations([("c", "calm", 1.0, 1.0, "constant")], "g")]))
@@ -320,6 +326,7 @@ def test_a_pair_without_shared_positions_keeps_the_test_of_independent_errors() 
     assert found["gap"].tolist() == pytest.approx([0.0, 0.1, 0.8])
 
 
+@pytest.mark.slow
 def test_with_pairs_the_best_is_still_kept_at_95_per_cent() -> None:
     """Two equal points, the paired error independent of the other: either test alone errs in 5 %."""
     rng, lost = np.random.default_rng(5), 0

@@ -144,6 +144,7 @@ def test_the_same_points_give_the_same_band() -> None:
         assert np.array_equal(getattr(first, part.name), getattr(second, part.name))
 
 
+@pytest.mark.slow
 def test_a_thousand_runs_of_fifty_checkpoints_take_seconds() -> None:
     rng, run = np.random.default_rng(0), np.repeat(np.arange(1000), 50)
     cost = 10 ** rng.uniform(9, 13, len(run))

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import special
 
-from analysis.joint_forms import FORMS, Middle, chunk_size_of, make_law
+from analysis.joint_forms import FORMS, Middle, chunk_size_of, log_sum_exp, make_law
 from analysis.joint_law import CLOSE, Candidate, JointLaw, choose, fit_joint, held_out_predictions, largest_sizes
 from analysis.law_fit import bootstrap_weights, fit_law, make_data, starts_of
 from analysis.scaling_points import BASELINE, choose_points
@@ -26,6 +27,19 @@ def exact() -> JointLaw:
 @pytest.fixture(scope="module")
 def noisy() -> JointLaw:
     return fit_joint(evaluations(TRUTH, seed=1), num_draws=40)
+
+
+@pytest.mark.parametrize("shape", [(1, 7), (2, 30), (4, 60, 27), (3, 5, 1)])
+def test_sums_of_exponentials_are_scipys_to_the_last_bit(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    for scale in (1e-9, 0.1, 3.0, 400.0):
+        lines = scale * rng.normal(size=shape)
+        lines[0, ..., 0] = lines[-1, ..., 0]  # equally large
+        np.testing.assert_array_equal(log_sum_exp(lines), special.logsumexp(lines, axis=0))
+    lines[0, ..., 0], lines[:, ..., -1] = np.inf, -np.inf
+    np.testing.assert_array_equal(log_sum_exp(lines), special.logsumexp(lines, axis=0))
+    lines[0] = np.nan
+    np.testing.assert_array_equal(log_sum_exp(lines), special.logsumexp(lines, axis=0))
 
 
 class TestForms:
@@ -74,6 +88,7 @@ class TestForms:
 
 
 class TestRecovery:
+    @pytest.mark.slow
     def test_without_noise_the_true_form_and_its_parameters(self, exact: JointLaw) -> None:
         assert exact.chosen is not None
         assert exact.chosen.form.name == "additive"
@@ -117,6 +132,7 @@ class TestRecovery:
                 np.testing.assert_allclose(spent, budget, rtol=1e-6)
             assert max(CHUNKS, key=lambda k: found[k].score[0]) == best  # type: ignore[union-attr]
 
+    @pytest.mark.slow
     def test_with_noise_intervals_hold_the_truth_in_most_tables(self) -> None:
         """tests/bench/scaling_coverage.py has the coverage over many tables (95 %). Here one score of 12 tables
         (all scores of one table err together); honest intervals miss more than 3 once in 400."""
@@ -130,6 +146,7 @@ class TestRecovery:
             held.append(low <= truth <= high)
         assert sum(held) >= 9
 
+    @pytest.mark.slow
     def test_the_same_twice(self, noisy: JointLaw) -> None:
         again = fit_joint(evaluations(TRUTH, seed=1), num_draws=40)
         assert again.chosen is not None
@@ -138,6 +155,7 @@ class TestRecovery:
         assert noisy.chosen.fit is not None
         np.testing.assert_array_equal(again.chosen.fit.draws, noisy.chosen.fit.draws)
 
+    @pytest.mark.slow
     def test_the_order_of_rows_does_not_matter(self, noisy: JointLaw) -> None:
         shuffled = evaluations(TRUTH, seed=1).sample(frac=1.0, random_state=3)
         again = fit_joint(shuffled, num_draws=5)
@@ -149,6 +167,7 @@ class TestRecovery:
         assert second is not None
         assert second.score[0] == pytest.approx(first.score[0], rel=1e-3)
 
+    @pytest.mark.slow
     def test_outliers_hardly_move_it(self) -> None:
         clean = fit_joint(evaluations(TRUTH, Plan(noise=0.01)), num_draws=0, forms=("additive",))
         plan = Plan(noise=0.01, spoil={7: 0.3, 20: 2.5, 41: 0.5})
@@ -197,6 +216,7 @@ class TestChoice:
         assert math.isnan(law.chosen.held_out)
         assert not largest_sizes(law.points.take(law.points.family == 4)).any()
 
+    @pytest.mark.slow
     def test_the_true_form_wins_among_exponents(self) -> None:
         """Data made by another form are told from the additive one."""
         points = choose_points(evaluations(TRUTH)).points

@@ -94,6 +94,7 @@ def test_fields_without_effect_are_idle(tmp_path: Path) -> None:
     assert "optim.momentum" not in idle(power)
 
 
+@pytest.mark.slow
 def test_baselines_that_differ_in_the_optimizer_alone_are_told_apart(tmp_path: Path, no_figures: None) -> None:
     muon = {"baseline": True, "optim.kind": "muon", "optim.lr": 6e-3}
     table, comparison = study(
@@ -119,6 +120,7 @@ def test_other_runs_do_not_lengthen_names(tmp_path: Path) -> None:
 # ---- what leads -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_study_of_one_chunk_size_leads_with_what_it_varies(tmp_path: Path, no_figures: None) -> None:
     baseline = {"baseline": True, "brierlm": 9.0}
     cells = [{**QUADRIC, "brierlm": 4.0}, {**FLOW, "brierlm": 3.0}, {**DIFFUSION, "brierlm": 2.0}]

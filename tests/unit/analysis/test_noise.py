@@ -172,6 +172,7 @@ def test_without_a_second_seed_nothing_is_known(tmp_path: Path) -> None:
     assert (section.tables, section.pictures) == ([], [])
 
 
+@pytest.mark.slow
 def test_settings_at_zero_are_no_evidence_of_little_noise(tmp_path: Path) -> None:
     """Two seeds with a BrierLM of 0 do not scatter because the score is cut off there."""
     zero = [{"latent_dim": 8, "seed": seed, "brierlm": 0.0} for seed in (0, 1)]

@@ -34,6 +34,7 @@ class TestFamilies:
             assert curve.fit.theta[1] == pytest.approx(truth.gamma, abs=0.03)
             assert curve.at([truth.middle]).value[0] == pytest.approx(truth.score, rel=0.05)
 
+    @pytest.mark.slow
     def test_intervals_hold_the_truth_as_often_as_they_say(self) -> None:
         """Of whole tables with choice of size and pooled scatter; in full: tests/bench/fit_coverage.py."""
         missed = 0
@@ -78,6 +79,7 @@ class TestFamilies:
         assert level[1] < 20 < level[2]
         assert "levels off at BrierLM" in curve_sentence(curve)
 
+    @pytest.mark.slow
     def test_no_saturation_is_made_up(self) -> None:
         bent = 0
         for seed in range(10):
@@ -186,6 +188,7 @@ class TestWhatIsSaid:
         with pytest.raises(ValueError, match="cost must be a column"):
             fit_power_laws(evaluations(CURVES, Design(3)), cost="time")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("middle", [1e9, 1e22])
     def test_scales(self, middle: float) -> None:
         curve = fit_power_laws(evaluations({"K = 4": Curve(0.2, middle=middle)}, Design(9))).curves[0]
@@ -209,6 +212,7 @@ class TestWhatIsSaid:
 
 
 class TestFigure:
+    @pytest.mark.slow
     def test_same_bytes(self, laws: PowerLaws) -> None:
         with house_style():
             one, two = curves_figure(laws), curves_figure(laws)

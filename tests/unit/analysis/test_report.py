@@ -26,15 +26,6 @@ from tests.suites.run_folders import make_run_folder
 from tests.suites.synthetic_study import AGAINST, QUESTION, make_study, make_texts_study, write_study_files
 
 
-@pytest.fixture(scope="module")
-def report(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("report") / "r"
-    (written,) = write_reports(home, None, out)
-    assert written.html == out / "report.html"
-    assert written.warnings == []
-    return out
-
-
 class Page(HTMLParser):
     """Collects what a browser would load, run or show."""
 
@@ -91,6 +82,7 @@ def page(report: Path) -> Page:
     return parser
 
 
+@pytest.mark.slow
 def test_page_is_self_contained_and_runs_its_own_script_only(report: Path, page: Page) -> None:
     assert page.loads == []
     text = (report / "report.html").read_text(encoding="utf-8")
@@ -104,6 +96,7 @@ def test_page_is_self_contained_and_runs_its_own_script_only(report: Path, page:
     assert "@import" not in (report / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_ids_are_unique_and_references_resolve(page: Page) -> None:
     assert len(page.ids) == len(set(page.ids))
     wanted = {reference[1:] for reference in page.references if reference.startswith("#")}
@@ -184,6 +177,7 @@ def test_labels_are_moved_apart_in_order() -> None:
     assert places[2] == pytest.approx(0.10)
 
 
+@pytest.mark.slow
 def test_drawing_leaves_matplotlib_as_it_was(table: RunTable) -> None:
     import matplotlib
 
@@ -204,6 +198,7 @@ def test_an_empty_study_says_so(tmp_path: Path) -> None:
     assert len(pd.read_csv(written.html.parent / "data" / "runs.csv")) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "runs",
     [
@@ -221,6 +216,7 @@ def test_odd_studies_do_not_fail(tmp_path: Path, runs: list[dict[str, Any]]) -> 
     assert any("has no study.json" in warning for warning in written.warnings)
 
 
+@pytest.mark.slow
 def test_mixed_fingerprints_are_said_loudly(tmp_path: Path, no_figures: None) -> None:
     for i, fingerprint in enumerate(("aaaa", "aaaa", "<b>")):
         make_run_folder(tmp_path / "runs" / "s" / f"r{i}", num_points=2, seed=i, fingerprint=fingerprint)
@@ -245,6 +241,7 @@ def test_importance_is_withheld_below_twenty_trials() -> None:
         assert "has not written a summary" in importance_section(StudyInfo("s")).notes[0]
 
 
+@pytest.mark.slow
 def test_broken_folders_are_named_in_the_report(home: Path, tmp_path: Path, no_figures: None) -> None:
     shutil.copytree(home / "joint-quick", tmp_path / "runs" / "s")
     (tmp_path / "runs" / "s" / "trial-003" / "record.json").write_text("{")
@@ -253,6 +250,7 @@ def test_broken_folders_are_named_in_the_report(home: Path, tmp_path: Path, no_f
     assert str(tmp_path) not in written.html.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_importance_figure_is_in_a_large_study(tmp_path: Path) -> None:
     table = load_runs(make_study(tmp_path, "big", complete=24).parent)
     with style.house_style():
@@ -278,6 +276,7 @@ def texts_page(
     return page
 
 
+@pytest.mark.slow
 def test_several_texts_get_a_row_group_each_and_no_warning(texts_page: Page) -> None:
     page = texts_page
     assert "Several evaluations are mixed" not in page.text
@@ -298,6 +297,7 @@ def test_several_texts_get_a_row_group_each_and_no_warning(texts_page: Page) -> 
     assert "Text seen in training, kjv, bpe: 0.40 % of the evaluated tokens" in page.text
 
 
+@pytest.mark.slow
 def test_a_study_of_baselines_answers_whether_the_scores_agree(texts_page: Page) -> None:
     text = texts_page.text
     assert "Correlation of BrierLM with cross-entropy within each of 4 texts: Pearson, at its weakest" in text
@@ -309,6 +309,7 @@ def test_a_study_of_baselines_answers_whether_the_scores_agree(texts_page: Page)
     assert "calm study run correlation --preset cpu --seeds 1" in text
 
 
+@pytest.mark.slow
 def test_several_evaluations_of_one_of_several_texts_are_a_warning(tmp_path: Path, no_figures: None) -> None:
     folder = make_texts_study(tmp_path / "runs", num_evaluations=5)
     options = {"num_points": 2, "kind": "baseline", "fingerprint": "<b>", "role": "baseline"}
@@ -333,6 +334,7 @@ def test_text_seen_in_training_is_warned_of_from_two_per_cent(table: RunTable, s
         )
 
 
+@pytest.mark.slow
 def test_the_warning_of_seen_text_is_on_the_page(tmp_path: Path, no_figures: None) -> None:
     make_texts_study(tmp_path / "runs", num_evaluations=2, seen=0.06)
     (written,) = write_reports(tmp_path / "runs")

@@ -11,25 +11,31 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from analysis import style
 from analysis.files_written import guarded
 from analysis.report import write_reports
+from analysis.together import write_together
 from tests.suites.run_folders import make_run_folder
 from tests.suites.synthetic_study import write_study_files
 from workbench.errors import OutputError, StudyError
 
 
 @pytest.mark.slow
-def test_same_runs_same_bytes_in_other_processes(home: Path, tmp_path: Path) -> None:
-    code = "import sys; from analysis.report import write_reports; write_reports(sys.argv[1], None, sys.argv[2])"
-    for seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [sys.executable, "-c", code, str(home), str(tmp_path / seed)]
-        subprocess.run(command, check=True, env=environment)
-    first, second = contents(tmp_path / "1"), contents(tmp_path / "2")
+def test_same_runs_same_bytes_in_another_process(home: Path, report: Path, tmp_path: Path) -> None:
+    """With another order of every set."""
+    code = f"import sys; from analysis import report, style; style.DPI = {style.DPI}; "
+    code += "print(hash('a')); report.write_reports(sys.argv[1], None, sys.argv[2])"
+    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+    environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code, str(home), str(tmp_path / "other")]
+    said = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout
+    assert int(said) != hash("a")
+    first, second = contents(report), contents(tmp_path / "other")
     assert len(first) > 50
     assert [name for name in first if first[name] != second.get(name)] == []
 
 
+@pytest.mark.slow
 def test_same_runs_same_bytes(tmp_path: Path) -> None:
     make_run_folder(tmp_path / "runs" / "s" / "r", num_points=2, num_evaluations=2, kind="baseline")
     write_reports(tmp_path / "runs", None, tmp_path / "one")
@@ -67,6 +73,39 @@ def test_bad_places_leave_everything_as_it_was(tmp_path: Path, no_figures: None)
         write_reports(tmp_path / "runs", ["b"], tmp_path / "out")
     assert sorted(os.listdir(tmp_path)) == ["own", "runs"]
     assert os.listdir(own) == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_bad_places_are_found_before_the_runs_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
+    """And nothing is made by looking, below folders that are not there yet either."""
+    for name in "ab":
+        write_study_files(tmp_path / "runs" / name)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.html").write_text("old")
+
+    def read(*arguments: Any) -> Any:
+        raise KeyError("read")
+
+    for module in ("report", "together"):
+        monkeypatch.setattr(f"analysis.{module}.load_runs", read)
+    write, studies = (write_together, ["a", "b"]) if together else (write_reports, ["a"])
+    for place in (out, tmp_path / "not" / "yet"):
+        with pytest.raises(KeyError, match="read"):
+            write(tmp_path / "runs", studies, place)
+    with pytest.raises(OutputError, match="its name is too long"):
+        write(tmp_path / "runs", studies, tmp_path / ("x" * 250))
+
+    def protected(*arguments: Any, **options: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", protected)
+    for place in (out, tmp_path / "not" / "yet"):
+        with pytest.raises(OutputError, match=rf"cannot write into {tmp_path}"):
+            write(tmp_path / "runs", studies, place)
+    assert sorted(os.listdir(tmp_path)) == ["out", "runs"]
 
 
 def test_rewriting_keeps_what_else_lies_in_the_folder(tmp_path: Path, no_figures: None) -> None:

@@ -46,6 +46,25 @@ def test_names_of_pages_are_kept_where_they_can_be_and_never_collide() -> None:
 # ---------------------------------------------------------------------------- pages
 
 
+def test_what_stands_between_backticks_is_code() -> None:
+    assert page.with_code("(`--seeds 3` measures it)") == "(<code>--seeds 3</code> measures it)"
+    assert page.with_code("`a<b>` & <i>`c`") == "<code>a&lt;b&gt;</code> &amp; &lt;i&gt;<code>c</code>"
+    for name in ("a`b`c", "``x``", "`", "`open", "two\n`lines\n`"):
+        assert page.with_code(name) == name
+
+
+def test_no_page_shows_a_backtick(tmp_path: Path, no_figures: None) -> None:
+    make_run_folder(tmp_path / "runs" / "a" / "run", num_points=2)
+    spec = {"question": "Is `K = 4` <b>enough</b>?", "against": "`K = 1` is."}
+    (tmp_path / "runs" / "a" / "study.json").write_text(json.dumps(spec))
+    (written,) = write_reports(tmp_path / "runs")
+    text = written.html.read_text(encoding="utf-8")
+    assert "`" not in re.sub(r"<script>.*?</script>|<style>.*?</style>", "", text, flags=re.DOTALL)
+    assert "Is <code>K = 4</code> &lt;b&gt;enough&lt;/b&gt;?" in text
+    assert "training noise is unknown (<code>--seeds 3</code> measures it)" in text
+    assert "<code>--seeds 3</code> trains every setting three times." in text
+
+
 def test_every_run_has_a_page_with_its_differences_first(table: RunTable) -> None:
     pages = run_pages(table, "joint-quick")
     assert len(pages) == len(table.runs)
@@ -88,6 +107,7 @@ def test_only_what_differs_is_listed(table: RunTable) -> None:
 # ---------------------------------------------------------------------------- several studies
 
 
+@pytest.mark.slow
 def test_studies_together(tmp_path: Path, no_figures: None) -> None:
     home = tmp_path / "runs"
     for study, fingerprint in (("a", "1111"), ("b", "1111"), ("c", "2222")):
@@ -147,6 +167,7 @@ def widths() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_figures_for_a_paper_have_its_widths_and_the_same_bytes(widths: None) -> None:
     def draw() -> style.Picture:
         with style.house_style():
@@ -206,6 +227,7 @@ def test_tables_sort_by_number_keep_ties_and_put_missing_last() -> None:
         assert tuple(found) == _WANTED[name], name
 
 
+@pytest.mark.slow
 def test_a_watched_page_reloads_itself_and_a_final_one_does_not(tmp_path: Path, no_figures: None) -> None:
     make_run_folder(tmp_path / "runs" / "s" / "r", num_points=2)
     (written,) = write_reports(tmp_path / "runs", reload=7)
@@ -215,6 +237,7 @@ def test_a_watched_page_reloads_itself_and_a_final_one_does_not(tmp_path: Path, 
     assert 'http-equiv="refresh"' not in written.html.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_results_of_others_stand_in_a_section_of_their_own(tmp_path: Path, no_figures: None) -> None:
     make_run_folder(tmp_path / "runs" / "s" / "r", num_points=2)
     theirs = tmp_path / "theirs.csv"

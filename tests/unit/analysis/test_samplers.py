@@ -64,6 +64,7 @@ def test_curves_are_read_linearly_with_errors_in_both_directions() -> None:
     assert read(curve.iloc[:1], 10.0) is None
 
 
+@pytest.mark.slow
 def test_the_error_of_a_reading_is_that_of_many_studies() -> None:
     """Against simulation: points scattered by their errors, read again."""
     rng, found = np.random.default_rng(0), []
@@ -168,6 +169,7 @@ def test_differences_at_equal_collision(found: list[Panel]) -> None:
     assert noise.to_exact.value - noise.to_exact.low > own
 
 
+@pytest.mark.slow
 def test_more_scatter_between_seeds_makes_wider_intervals(heads: RunTable, comparison: Comparison) -> None:
     def width(tradeoffs: pd.DataFrame) -> float:
         one = compare_samplers(panels(comparison, tradeoffs))[0]
@@ -182,6 +184,7 @@ def test_more_scatter_between_seeds_makes_wider_intervals(heads: RunTable, compa
     assert width(moved) > 1.5 * width(rows)
 
 
+@pytest.mark.slow
 def test_words_figures_and_tables(heads: RunTable, comparison: Comparison) -> None:
     with style.house_style():
         section = samplers_section(heads, comparison)
@@ -211,6 +214,7 @@ def load(home: Path, **options: Any) -> tuple[RunTable, Comparison]:
     return table, compare(table)
 
 
+@pytest.mark.slow
 def test_chunks_of_several_lengths_have_panels_of_their_own(tmp_path: Path) -> None:
     table, comparison = load(tmp_path, seeds=1, heads=("energy-quadric", "flow"), chunk_sizes=(2, 4))
     found = panels(comparison, table.tradeoffs)
@@ -226,6 +230,7 @@ def test_chunks_of_several_lengths_have_panels_of_their_own(tmp_path: Path) -> N
     assert "single seeds" in picture.text
 
 
+@pytest.mark.slow
 def test_single_seeds_have_the_errors_of_the_evaluation(tmp_path: Path) -> None:
     table, comparison = load(tmp_path, seeds=1, heads=("flow",))
     one = compare_samplers(panels(comparison, table.tradeoffs))[0]
@@ -254,6 +259,7 @@ def thin(home: Path, keep: dict[str, list[int] | None]) -> tuple[RunTable, Compa
     return table, compare(table)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "keep",
     [
@@ -273,6 +279,7 @@ def test_what_is_missing_does_not_fail(tmp_path: Path, keep: dict[str, list[int]
     assert section.tables
 
 
+@pytest.mark.slow
 def test_zeros_everywhere(tmp_path: Path) -> None:
     table, comparison = load(tmp_path, seeds=1, heads=("flow",))
     nothing = dict.fromkeys(("accuracy", "accuracy_se", "collision", "collision_se", "seconds_per_token"), 0.0)

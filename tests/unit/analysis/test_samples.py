@@ -86,6 +86,7 @@ def table(study: Path) -> RunTable:
     return load_runs(study, ["s"])
 
 
+@pytest.mark.slow
 def test_the_page_shows_texts_as_they_are(
     study: Path, tmp_path: Path, without_figures: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
@@ -111,6 +112,7 @@ def test_the_page_shows_texts_as_they_are(
     assert not samples["text"].str.contains("\x00").any()
 
 
+@pytest.mark.slow
 def test_the_best_run_of_each_group_then_other_settings(table: RunTable) -> None:
     chosen = choose(compare(table), table.samples)
     settings = ["energy, quadric", "flow", "energy, power", "D 128, layers 2, muon"]
@@ -156,7 +158,7 @@ def test_no_texts_no_section(table: RunTable) -> None:
     assert samples_section(replace(table, samples=table.samples.iloc[:0]), parts_of(table)) is None
 
 
-@pytest.mark.parametrize("content", [b'{"step": 1}\n', b"not json\n", b"\xff\xfe\n"])
+@pytest.mark.parametrize("content", [b'{"step": 1}\n', b"not json\n{}\n", b"\xff\xfe\n{}\n"])
 def test_texts_that_cannot_be_read_cost_no_run(tmp_path: Path, content: bytes) -> None:
     run = make_run_folder(tmp_path / "s" / "r", num_points=2)
     (run / records.SAMPLES).write_bytes(content)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from analysis import plots, plots_calls, plots_samplers
+from analysis.files_written import FORMAT
 from analysis.report import build, write_reports
 from analysis.rows_sampling import CALL_COLUMNS, TRADEOFF_COLUMNS
 from analysis.table import load_runs
@@ -20,10 +23,13 @@ SECTIONS = ("network-calls", "samplers", "samples")
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(tmp_path_factory: pytest.TempPathFactory, without_figures: Callable[..., None]) -> Path:
+    """With the main figure and those of these sections."""
     home = tmp_path_factory.mktemp("heads") / "runs"
     make_heads_study(home, seeds=2)
-    (written,) = write_reports(home, None, home.parent / "out")
+    with pytest.MonkeyPatch.context() as patch:
+        without_figures(patch, keep=(plots, plots_calls, plots_samplers))
+        (written,) = write_reports(home, None, home.parent / "out")
     assert written.warnings == []
     return home.parent / "out"
 
@@ -32,6 +38,7 @@ def present(html: str) -> list[str]:
     return [name for name in SECTIONS if f'<section id="{name}"' in html]
 
 
+@pytest.mark.slow
 def test_sections_figures_and_data(report: Path) -> None:
     html = (report / "report.html").read_text(encoding="utf-8")
     assert present(html) == list(SECTIONS)
@@ -41,7 +48,7 @@ def test_sections_figures_and_data(report: Path) -> None:
     for name, columns in (("calls", CALL_COLUMNS), ("tradeoffs", TRADEOFF_COLUMNS)):
         as_csv = pd.read_csv(report / "data" / f"{name}.csv")
         as_parquet = pd.read_parquet(report / "data" / f"{name}.parquet")
-        assert list(as_csv.columns) == list(as_parquet.columns) == columns
+        assert list(as_csv.columns) == list(as_parquet.columns) == [*columns, FORMAT]
         assert len(as_csv) == len(as_parquet) > 50
     wanted = {"head", "setting", "K", "seed", "solver", "network_calls", "infer_flops_per_token", "brierlm_se"}
     assert wanted | {f"brier_{n}_se" for n in (1, 2, 3, 4)} <= set(CALL_COLUMNS)
@@ -53,6 +60,7 @@ def test_sections_figures_and_data(report: Path) -> None:
         assert "τ" not in latex
 
 
+@pytest.mark.slow
 def test_the_verdict_answers_by_calls_and_samplers(report: Path) -> None:
     html = (report / "report.html").read_text(encoding="utf-8")
     verdict = html[html.index('id="verdict"') : html.index('<section id="frontier"')]
@@ -63,6 +71,7 @@ def test_the_verdict_answers_by_calls_and_samplers(report: Path) -> None:
     assert "K = 4" not in verdict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "there"),
     [
@@ -79,11 +88,13 @@ def test_sections_appear_only_with_their_data(
     assert present(build(load_runs(tmp_path, ["s"]), "s").html) == there
 
 
+@pytest.mark.slow
 def test_records_of_before_make_no_sections(tmp_path: Path, no_figures: None) -> None:
     make_texts_study(tmp_path, num_evaluations=2)
     assert present(build(load_runs(tmp_path), "correlation-cpu").html) == []
 
 
+@pytest.mark.slow
 def test_on_several_texts_each_is_compared_with_its_own(tmp_path: Path, no_figures: None) -> None:
     folder = make_heads_study(tmp_path, "s", seeds=1, heads=("energy-quadric", "flow"))
     other = make_heads_study(tmp_path / "more", "s", seeds=1, heads=("flow",))

@@ -52,6 +52,7 @@ def test_few_noisy_points_are_fitted_as_well_as_scipy_can() -> None:
         assert ours <= found.fun * (1 + 1e-5)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_in_most_tables() -> None:
     """Stated coverage: tests/bench/scaling_coverage.py; here 12 tables, of which an honest 95 % interval misses
     more than 3 once in 400."""

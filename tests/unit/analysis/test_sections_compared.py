@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from analysis.claims import controlled_pairs, num_floor_claims, num_group_claims
 from analysis.comparison import compare
@@ -15,6 +16,7 @@ from analysis.verdict import standings
 from tests.suites.run_folders import make_run_folder
 
 
+@pytest.mark.slow
 def test_a_report_holds_both_sections_and_all_pairs(home: Path, tmp_path: Path, no_figures: None) -> None:
     (written,) = write_reports(home, None, tmp_path / "out")
     text = written.html.read_text(encoding="utf-8")
@@ -30,6 +32,7 @@ def test_a_report_holds_both_sections_and_all_pairs(home: Path, tmp_path: Path, 
     assert f"({num_group_claims(comparison)} comparisons)" in text
 
 
+@pytest.mark.slow
 def test_groups_are_compared_pair_by_pair_in_order(table: RunTable) -> None:
     comparison = compare(table)
     places = standings(comparison, table.floors)

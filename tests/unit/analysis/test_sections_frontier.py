@@ -74,6 +74,7 @@ def test_pairs_tell_apart_what_independent_errors_do_not(four: dict[str, Positio
     assert (together["status"] != DOMINATED).all()
 
 
+@pytest.mark.slow
 def test_the_section_of_a_study(table: RunTable, comparison: Comparison) -> None:
     with style.house_style():
         section = frontier_section(table, comparison)
@@ -119,6 +120,7 @@ def test_without_a_known_score_there_is_no_section(table: RunTable, comparison: 
     assert frontier_section(table, replace(comparison, evaluations=zero.head(0))) is None
 
 
+@pytest.mark.slow
 def test_without_repeated_settings_it_says_what_the_intervals_lack(table: RunTable) -> None:
     made = evaluations(Truth(), Plan())
     alone = Comparison("made", made.head(0), made, "decayed", "", {"made": 60})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,10 @@ def make_scaling_study(home: Path, budgets: tuple[float, ...] = BUDGETS) -> RunT
 
 
 @pytest.fixture(scope="module")
-def html(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return build(make_scaling_study(tmp_path_factory.mktemp("home")), "s").html
+def html(tmp_path_factory: pytest.TempPathFactory, without_figures: Callable[[pytest.MonkeyPatch], None]) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        without_figures(patch)
+        return build(make_scaling_study(tmp_path_factory.mktemp("home")), "s").html
 
 
 def findings(html: str) -> list[str]:
@@ -64,12 +67,14 @@ def findings(html: str) -> list[str]:
     return re.findall(r"<li>(.*?)</li>", block.group(1), re.DOTALL) if block else []
 
 
+@pytest.mark.slow
 def test_the_sections_are_there_and_in_the_contents(html: str) -> None:
     for name in ("budgets", "frontiers", "growth", "scaling"):
         assert f'<section id="{name}"' in html
         assert f'href="#{name}"' in html
 
 
+@pytest.mark.slow
 def test_the_summary_says_what_each_budget_the_ratio_and_the_law_say(html: str) -> None:
     said = findings(html)
     assert said[0].startswith("Best CALM by budget: K = 1 at 1.00×10¹²")
@@ -78,7 +83,10 @@ def test_the_summary_says_what_each_budget_the_ratio_and_the_law_say(html: str) 
     assert not any("no ratio of" in line and "since" in line for line in said)  # the section has the reasons
 
 
-def test_one_budget_gives_neither_table_nor_law_and_the_question_stays_open(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_one_budget_gives_neither_table_nor_law_and_the_question_stays_open(
+    tmp_path: Path, no_figures: None
+) -> None:
     html = build(make_scaling_study(tmp_path, BUDGETS[:1]), "s").html
     assert '<section id="budgets"' not in html
     assert '<section id="growth"' not in html

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.table import RunTable, known_studies, load_runs
+from analysis.table import RunTable, choose_studies, known_studies, load_runs
 from tests.suites.run_folders import make_run_folder
 from tests.suites.synthetic_study import HOSTILE, write_study_files
 from workbench import files, records
@@ -159,3 +159,20 @@ def test_caches_and_databases_are_not_studies(tmp_path: Path, home: Path) -> Non
     (tmp_path / ".cache" / "x" / "record.json").write_text("{}")
     (tmp_path / "mlartifacts" / "0").mkdir(parents=True)
     assert known_studies(tmp_path) == ["a"]
+
+
+def test_a_launch_is_found_by_its_studys_name_where_that_has_one(tmp_path: Path) -> None:
+    for name in ("joint-quick", "quick-joint"):
+        write_study_files(tmp_path / name)
+        assert choose_studies(tmp_path, [name, name]) == [name]
+        if name == "joint-quick":
+            assert choose_studies(tmp_path, ["joint", "joint-quick"]) == ["joint-quick"]
+            assert load_runs(tmp_path, ["joint"]).studies.keys() == {"joint-quick"}
+            with pytest.raises(
+                StudyError, match=r"no study 'joit' under .*; did you mean joint\? known: joint-quick;"
+            ):
+                choose_studies(tmp_path, ["joit"])
+    with pytest.raises(StudyError, match=r"joint has several launches in .*: joint-quick, quick-joint; name one"):
+        choose_studies(tmp_path, ["joint"])
+    (tmp_path / "quick-joint" / "study.json").write_text("{")  # one that is damaged is no reason to refuse another
+    assert choose_studies(tmp_path, ["joint"]) == ["joint-quick"]

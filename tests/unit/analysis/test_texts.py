@@ -45,6 +45,20 @@ def test_names_say_corpus_and_tokenizer_and_what_else_differs() -> None:
     assert text_names([{}]) == ["unknown text, unknown tokenizer"]
 
 
+def test_where_a_tokenizer_lies_makes_no_other_text(tmp_path: Path) -> None:
+    """Its content does: imported weights keep a copy of the tokenizer that a study reads somewhere else."""
+    tokenizer = {"kind": "pretrained", "vocab_size": 300, "end_id": 297, "pad_id": 299}
+    one, copy, other = (
+        {f"data.tokenizer.{key}": value for key, value in {**tokenizer, "name": name, "sha256": content}.items()}
+        for name, content in (("/a/tokenizer.json", "a" * 64), ("/b/tokenizer.json", "a" * 64), ("/c", "c" * 64))
+    )
+    table = study(tmp_path, {"overrides": one}, {"overrides": copy}, {"overrides": other})
+    parts = parts_of(table)
+    assert [part.comparison.finals["run_id"].tolist() for part in parts] == [["r00", "r01"], ["r02"]]
+    assert [setting.run_ids for setting in parts[0].comparison.settings] == [["r00", "r01"]]
+    assert table.configs["r01"]["data.tokenizer.name"] == "/b/tokenizer.json"
+
+
 def test_each_text_has_its_own_comparison(tmp_path: Path) -> None:
     plays, bible = {"fingerprint": "aaaa"}, {"fingerprint": "bbbb", "overrides": BPE, "brierlm": 50.0}
     failed = {**bible, "status": "failed", "reason": "x"}

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from analysis.watch import finished, signature, watch
-from workbench import files
+from tests.suites.run_folders import make_run_folder
+from workbench import files, processes, records
 from workbench.errors import StudyError
 
 
@@ -28,6 +29,16 @@ def test_a_study_has_finished_when_its_summary_is_newer_than_its_runs(tmp_path: 
     assert not finished(tmp_path, ["s"])
     (tmp_path / "s" / "study.json").unlink()  # runs outside of a launch have no summary
     assert finished(tmp_path, ["s"])
+
+
+def test_a_run_whose_process_was_killed_is_not_waited_for(tmp_path: Path) -> None:
+    """It says that it runs, and will never say otherwise."""
+    own = processes.this_process()
+    run_dir = make_run_folder(tmp_path / "single" / "r", status="running", environment={"process": own})
+    assert not finished(tmp_path, ["single"])
+    record = records.read_record(run_dir)
+    records.write_record(run_dir, record.model_copy(update={"environment": {"process": {**own, "ticks": 1}}}))
+    assert finished(tmp_path, ["single"])
 
 
 def test_the_signature_changes_with_every_file_that_is_read(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_the_cpu_preset_has_ten_checkpoints_on_windows_of_256_tokens():
 
 
 def test_the_gpu_preset_has_the_published_settings():
-    """Equal to the single-run presets of the same names but for the text and the points of evaluation."""
+    """Equal to the single-run presets of the same names but for the points of evaluation."""
     for name, config in configs("gpu").items():
         published = load_config(name).resolved()
         assert config.model == published.model
@@ -89,12 +89,13 @@ def test_the_gpu_preset_has_the_published_settings():
             published.train.train_tokens,
             published.train.block_len,
         )
-        assert config.data.tokenizer == published.data.tokenizer
+        assert config.data == published.data
         assert config.eval == published.eval
 
 
-def test_the_gpu_presets_text_is_the_users():
-    spec = freeze(STUDY, "gpu", overrides={"data.corpus": "json:mine.jsonl"})
+def test_the_gpu_presets_text_can_be_the_users():
+    own = {"data.corpus": "json:mine.jsonl", "data.hub": None, "data.tokenizer": {"kind": "bpe"}}
+    spec = freeze(STUDY, "gpu", overrides=own)
     assert {baseline_config(spec, name).data.corpus for name in spec.baselines} == {"json:mine.jsonl"}
 
 

@@ -3,7 +3,7 @@
 import pytest
 from optuna.trial import TrialState
 
-from studies import plan, storage
+from studies import objective, plan, recovery, storage
 from studies.prepare import retry
 from tests.suites.cells_only import CELLS
 from tests.suites.fake_runner import ATTEMPTS
@@ -18,6 +18,7 @@ def runs(launch):
     return {p.parent.name: len(read_json_lines(p)) for p in launch.folder.glob(f"*/{ATTEMPTS}")}
 
 
+@pytest.mark.slow
 def test_baselines_then_search_then_checks(tmp_path):
     launch = create(tmp_path, tiny_spec())
     assert steps(launch) == ["cells"] * 2 + ["search"] * 5 + ["cells"] * 2 + ["done"]
@@ -40,9 +41,11 @@ GRID = {
 }
 
 
+@pytest.mark.slow
 def test_a_grid_runs_each_setting_once_and_replaces_none_that_failed(tmp_path):
     launch = create(tmp_path, tiny_spec(**GRID))
     trial = launch.search.ask()  # another worker's, which fails for good
+    trial.set_user_attr("reason", "broke")
     launch.search.tell(trial, state=TrialState.FAIL)
     assert steps(launch) == ["cells"] * 2 + ["search"] * 3 + ["done"]
     trials = launch.search.get_trials()
@@ -86,6 +89,7 @@ def test_a_failed_cell_of_a_study_without_a_search_can_be_retried(tmp_path, monk
     assert runs(launch) == {"small-s0": 2, "large-s0": 1}
 
 
+@pytest.mark.slow
 def test_a_finished_launch_has_nothing_left(tmp_path):
     launch = create(tmp_path, tiny_spec())
     assert not plan.is_finished(launch.spec, launch.search, launch.cells)
@@ -96,6 +100,7 @@ def test_a_finished_launch_has_nothing_left(tmp_path):
     assert runs(launch) == before
 
 
+@pytest.mark.slow
 def test_more_trials_continue_without_repeating(tmp_path):
     launch = create(tmp_path, tiny_spec())
     steps(launch)
@@ -109,6 +114,23 @@ def test_more_trials_continue_without_repeating(tmp_path):
     assert len(launch.cells.get_trials()) == 4 + done.count("cells")  # checks again only for another best
 
 
+@pytest.mark.slow
+def test_a_better_replicate_has_the_checks_of_its_setting(tmp_path):
+    """They would be the same runs again."""
+    one = {"model.chunk_size": {"choices": [2]}}
+    launch = create(tmp_path, tiny_spec(space=one, trials=1, baselines={}))
+    steps(launch)
+    (first,) = launch.search.get_trials()
+    checks = launch.cells.get_trials()
+    more = launch.spec.model_copy(update={"trials": 8})
+    storage.store_spec(launch.search, more)
+    longer = type(launch)(launch.home, launch.url, more, launch.search, launch.cells)
+    steps(longer)
+    assert plan.best_trial(longer.search).number != first.number
+    assert [t.number for t in longer.cells.get_trials()] == [t.number for t in checks]
+    assert plan.is_finished(more, longer.search, longer.cells)
+
+
 def test_only_missing_cells_are_queued(tmp_path):
     launch = create(tmp_path, tiny_spec())
     assert steps(launch, most=1) == ["cells"]
@@ -118,13 +140,14 @@ def test_only_missing_cells_are_queued(tmp_path):
     assert len(launch.cells.get_trials()) == 2
 
 
+@pytest.mark.slow
 def test_a_failed_cell_does_not_count_as_visited_for_retry(tmp_path, monkeypatch):
     launch = create(tmp_path, tiny_spec(checks={}))
     monkeypatch.setenv("FAKE_FAIL", "small")
     assert steps(launch)[-1] == "done"
-    failed = storage.failed(launch.cells)
+    failed = recovery.failed(launch.cells)
     assert [storage.cell_of(t) for t in failed] == ["small"]
-    assert storage.failure_reason(failed[0]) == "RuntimeError: a failure for the test"
+    assert recovery.failure_reason(failed[0]) == "RuntimeError: a failure for the test"
     monkeypatch.delenv("FAKE_FAIL")
     assert retry(launch) == ["small"]
     assert not plan.is_finished(launch.spec, launch.search, launch.cells)
@@ -135,6 +158,7 @@ def test_a_failed_cell_does_not_count_as_visited_for_retry(tmp_path, monkeypatch
     assert retry(launch) == []
 
 
+@pytest.mark.slow
 def test_pruned_trials_come_on_top(tmp_path):
     pruner = {"kind": "percentile", "keep_percent": 50, "startup_trials": 2, "warmup_evaluations": 1}
     launch = create(tmp_path, tiny_spec(trials=6, max_pruned=20, pruner=pruner, baselines={}, checks={}))
@@ -147,6 +171,7 @@ def test_pruned_trials_come_on_top(tmp_path):
         assert "not among the upper 50 %" in trial.user_attrs["reason"]
 
 
+@pytest.mark.slow
 def test_pruning_stops_before_its_allowance_would_end_the_search(tmp_path):
     pruner = {"kind": "percentile", "keep_percent": 20, "startup_trials": 1, "warmup_evaluations": 1}
     launch = create(tmp_path, tiny_spec(trials=8, max_pruned=3, pruner=pruner, baselines={}, checks={}))
@@ -156,6 +181,7 @@ def test_pruning_stops_before_its_allowance_would_end_the_search(tmp_path):
     assert 0 < counts.pruned < 3
 
 
+@pytest.mark.slow
 def test_a_replicate_is_never_pruned(tmp_path):
     """Its low scores are what it is there to measure."""
     pruner = {"kind": "percentile", "keep_percent": 10, "startup_trials": 1, "warmup_evaluations": 0}
@@ -168,6 +194,24 @@ def test_a_replicate_is_never_pruned(tmp_path):
     pruned = [t.user_attrs["seeds"] for t in trials if t.state == TrialState.PRUNED]
     assert all(seeds == [0] for seeds in pruned)
     assert any(t.user_attrs["seeds"][0] > 0 for t in trials)
+
+
+def test_one_drawn_again_after_a_failure_is_none(tmp_path, monkeypatch):
+    """The first that trains the setting, with another seed than the one that failed."""
+    pruner = {"kind": "percentile", "keep_percent": 10, "startup_trials": 1, "warmup_evaluations": 0}
+    space = {"autoencoder.kl_floor": {"choices": [0.0]}}
+    launch = create(
+        tmp_path, tiny_spec(space=space, trials=3, max_pruned=2, pruner=pruner, baselines={}, checks={})
+    )
+    asked = []
+    real = objective._on_evaluation
+    monkeypatch.setattr(objective, "_on_evaluation", lambda *given: asked.append(given[-1]) or real(*given))
+    monkeypatch.setenv("FAKE_FAIL", "t000-s0")
+    steps(launch, most=1)
+    monkeypatch.delenv("FAKE_FAIL")
+    steps(launch)
+    assert [t.user_attrs["seeds"] for t in launch.search.get_trials()][:3] == [[0], [1], [2]]
+    assert asked[:3] == [True, True, False]
 
 
 def test_the_maximum_of_pruned_trials_ends_the_search(tmp_path, monkeypatch):
@@ -193,5 +237,5 @@ def test_a_queued_trial_goes_first_even_when_enough_run(tmp_path):
     launch = create(tmp_path, tiny_spec(baselines={}, checks={}))
     trials = [launch.search.ask() for _ in range(5)]
     launch.search.tell(trials[0], state=TrialState.FAIL)
-    storage.requeue(launch.search, 0)
+    recovery.requeue(launch.search, 0)
     assert plan.next_step(launch.spec, launch.search, launch.cells) == "search"

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from studies import plan, prepare, storage
+from studies import database, plan, prepare, storage
 from studies.prepare import Options, find_launch
 from studies.search_spec import HeartbeatSpec
 from tests.suites.cells_only import CELLS
-from tests.suites.study_launch import steps, tiny_study
+from tests.suites.study_launch import invoke, prepared_home, steps, tiny_study
 from tests.suites.tiny_runs import write_text
 from workbench.errors import DataError, StudyError
 from workbench.home import open_home
@@ -17,7 +17,7 @@ from workbench.home import open_home
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "find_studies", lambda: {"tiny": tiny_study()})
-    return open_home(tmp_path)
+    return prepared_home(tmp_path)
 
 
 def launch(home, **options):
@@ -68,6 +68,7 @@ def test_an_edited_preset_is_refused_under_the_studys_name_and_ignored_under_the
     assert launch(home, launch="tiny-new").spec.space != first.spec.space
 
 
+@pytest.mark.slow
 def test_more_trials_continue_and_are_kept(home):
     first = launch(home)
     steps(first)
@@ -99,12 +100,34 @@ def test_an_unknown_name_lists_studies_and_launches(home):
     assert not (home.root / "tini").exists()
 
 
+def test_a_launch_is_shown_as_it_was_launched(home, monkeypatch):
+    made = launch(home, overrides={"optim.clip": 2.0})
+    monkeypatch.setattr(prepare, "find_studies", lambda: {"tiny": tiny_study(trials=9)})
+    assert prepare.spec_to_show(Options("tiny-quick"), home) == made.spec
+    assert prepare.spec_to_show(Options("tiny-quick", seeds=3), home).seeds == 3
+    assert prepare.spec_to_show(Options("tiny"), home).trials == 9
+    with pytest.raises(StudyError, match="launched with preset quick, not cpu"):
+        prepare.spec_to_show(Options("tiny-quick", "cpu"), home)
+    with pytest.raises(
+        StudyError, match=r"no study or launch 'tini'; did you mean tiny\? known: tiny, tiny-quick"
+    ):
+        prepare.spec_to_show(Options("tini", storage="sqlite:///none.db"), home)
+
+
+def test_the_command_shows_a_launch_too(home):
+    launch(home, seeds=2)
+    done = invoke("study", "show", "tiny-quick", "--home", str(home.root), "--workers", "1", "--threads", "1")
+    assert done.exit_code == 0, done.exception
+    assert "question: does it work?" in done.output
+
+
 @pytest.mark.parametrize("options", [{"workers": 0}, {"trials": 0}, {"seeds": -1}])
 def test_counts_must_be_positive(home, options):
     with pytest.raises(StudyError, match=f"--{next(iter(options))} must be at least 1"):
         launch(home, **options)
 
 
+@pytest.mark.slow
 def test_a_launch_without_a_search_freezes_and_resumes(home, monkeypatch):
     monkeypatch.setattr(prepare, "find_studies", lambda: {"tiny": tiny_study(**CELLS)})
     first = launch(home, seeds=2)
@@ -138,7 +161,7 @@ def test_every_cells_text_is_read_before_a_launch(home, monkeypatch, tmp_path):
         with pytest.raises(DataError, match=rf"^cell {cell}: .*{cell if cell == 'small' else 'none'}"):
             launch(home)
         assert not (home.root / "tiny-quick").exists()
-        assert storage.load("tiny-quick", storage.open_storage(home.optuna_url, home, HeartbeatSpec())) is None
+        assert storage.load("tiny-quick", database.open_storage(home.optuna_url, home, HeartbeatSpec())) is None
 
 
 @pytest.mark.parametrize("name", ["", "a/b", ".hidden", "single"])

@@ -15,6 +15,7 @@ from tests.suites.study_launch import TINY, tiny_spec, tiny_study
 from workbench.errors import ConfigError, StudyError
 
 
+@pytest.mark.slow
 def test_the_presets_of_every_study_are_valid():
     for study in find_studies().values():
         presets = study.load_presets()
@@ -83,7 +84,7 @@ def test_a_changed_search_space_is_a_difference():
 
 def test_an_unknown_preset_names_the_known_ones():
     with pytest.raises(
-        StudyError, match=r"study joint has no preset 'quik'; did you mean quick\? known: cpu, quick"
+        StudyError, match=r"study joint has no preset 'quik'; did you mean quick\? known: cpu, gpu, quick"
     ):
         find_studies()["joint"].preset("quik")
 

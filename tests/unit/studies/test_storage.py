@@ -1,14 +1,11 @@
 """Storage addresses, seeds of samplers, trials given back to the queue."""
 
 import contextlib
-import multiprocessing
-import os
 import sqlite3
 
 import pytest
-from optuna.trial import TrialState
 
-from studies import storage
+from studies import database, storage
 from studies.search_spec import HeartbeatSpec, PrunerSpec, SamplerSpec
 from tests.suites.study_launch import create, tiny_spec
 from workbench.errors import StudyError
@@ -19,12 +16,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage")  # ask() 
 
 def test_the_default_is_the_homes_sqlite(tmp_path):
     home = open_home(tmp_path)
-    assert storage.storage_url(None, home) == f"sqlite:///{tmp_path}/optuna.db"
+    assert database.storage_url(None, home) == f"sqlite:///{tmp_path}/optuna.db"
 
 
 def test_a_relative_sqlite_path_becomes_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert storage.storage_url("sqlite:///x.db", open_home(tmp_path)) == f"sqlite:///{tmp_path}/x.db"
+    assert database.storage_url("sqlite:///x.db", open_home(tmp_path)) == f"sqlite:///{tmp_path}/x.db"
 
 
 @pytest.mark.parametrize(
@@ -32,24 +29,29 @@ def test_a_relative_sqlite_path_becomes_absolute(tmp_path, monkeypatch):
 )
 def test_storages_without_a_heartbeat_are_refused(tmp_path, url):
     with pytest.raises(StudyError, match=r"--storage wants a database URL .*no heartbeat"):
-        storage.storage_url(url, open_home(tmp_path))
+        database.storage_url(url, open_home(tmp_path))
 
 
 def test_a_database_in_memory_is_refused(tmp_path):
     with pytest.raises(StudyError, match="all workers see"):
-        storage.storage_url("sqlite:///:memory:", open_home(tmp_path))
+        database.storage_url("sqlite:///:memory:", open_home(tmp_path))
+
+
+def test_the_scheme_is_postgresqls_own(tmp_path):
+    with pytest.raises(StudyError, match=r"wants postgresql://, .* not postgres://"):
+        database.storage_url("postgres://me:secret@db.example/calm", open_home(tmp_path))
 
 
 def test_postgresql_passes_through_with_its_password(tmp_path):
-    url = storage.storage_url("postgresql://me:secret@db.example/calm", open_home(tmp_path))
+    url = database.storage_url("postgresql://me:secret@db.example/calm", open_home(tmp_path))
     assert url == "postgresql://me:secret@db.example/calm"
-    assert storage.masked(url) == "postgresql://me:***@db.example/calm"
+    assert database.masked(url) == "postgresql://me:***@db.example/calm"
 
 
 @pytest.mark.parametrize("url", ["postgresql://me:secret@127.0.0.1:1/calm", "nosuchdb://me:secret@127.0.0.1/calm"])
 def test_a_database_that_cannot_be_opened_is_one_message_without_the_password(tmp_path, url):
     with pytest.raises(StudyError, match=r"needs a database driver|cannot be opened") as caught:
-        storage.open_storage(url, open_home(tmp_path), HeartbeatSpec())
+        database.open_storage(url, open_home(tmp_path), HeartbeatSpec())
     assert "secret" not in str(caught.value)
 
 
@@ -57,22 +59,22 @@ def test_a_damaged_database_is_one_message(tmp_path):
     home = open_home(tmp_path)
     (home.root / "optuna.db").write_bytes(b"no database " * 100)
     with pytest.raises(StudyError, match=r"optuna\.db cannot be opened: .*not a database; check .*not damaged"):
-        storage.open_storage(home.optuna_url, home, HeartbeatSpec())
+        database.open_storage(home.optuna_url, home, HeartbeatSpec())
 
 
 def test_a_database_that_another_program_holds_is_one_message(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "SQLITE_TIMEOUT", 0.01)
+    monkeypatch.setattr(database, "SQLITE_TIMEOUT", 0.01)
     home = open_home(tmp_path)
     with contextlib.closing(sqlite3.connect(home.root / "optuna.db")) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(StudyError, match=r"cannot be opened: database is locked; .*no other program"):
-            storage.open_storage(home.optuna_url, home, HeartbeatSpec())
+            database.open_storage(home.optuna_url, home, HeartbeatSpec())
 
 
 def test_write_ahead_is_switched_on_once(tmp_path):
     """The switch wants the file for itself, which a worker that reads would refuse."""
     path = tmp_path / "optuna.db"
-    storage._write_ahead(path)
+    database._write_ahead(path)
     with contextlib.closing(sqlite3.connect(path)) as reader:
         assert reader.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         said = []
@@ -85,7 +87,7 @@ def test_write_ahead_is_switched_on_once(tmp_path):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sqlite3, "connect", listening)
-            storage._write_ahead(path)
+            database._write_ahead(path)
         assert said == ["PRAGMA journal_mode"]
 
 
@@ -102,54 +104,6 @@ def test_the_sampler_depends_on_the_trial_and_not_on_the_worker():
 def test_pruners():
     assert type(storage.make_pruner(PrunerSpec(kind="none"))).__name__ == "NopPruner"
     assert type(storage.make_pruner(PrunerSpec())).__name__ == "PercentilePruner"
-
-
-def test_requeueing_keeps_parameters_and_run_folders_and_counts_once(tmp_path):
-    launch = create(tmp_path, tiny_spec())
-    trial = launch.search.ask()
-    trial.suggest_categorical("model.chunk_size", [1, 2, 4])
-    trial.set_user_attr("runs", ["t000-s0"])
-    trial.set_user_attr("reason", "broke")
-    launch.search.tell(trial, state=TrialState.FAIL)
-    assert [t.number for t in storage.failed(launch.search)] == [0]
-    storage.requeue(launch.search, 0)
-    queued = launch.search.get_trials()[1]
-    assert queued.state == TrialState.WAITING
-    assert queued.params == trial.params
-    assert queued.user_attrs == {"runs": ["t000-s0"], "continues": [0]}
-    assert storage.failed(launch.search) == []
-
-
-def _claim_and_die(home_dir, spec):
-    launch = create(home_dir, spec)
-    trial = launch.search.ask()
-    trial.suggest_categorical("model.chunk_size", [1, 2, 4])
-    trial.set_user_attr("worker", storage.this_worker(0))
-    trial.set_user_attr("runs", ["t000-s0"])
-    os._exit(9)
-
-
-def test_a_dead_process_of_this_host_is_noticed_at_once(tmp_path):
-    spec = tiny_spec()
-    launch = create(tmp_path, spec)
-    process = multiprocessing.get_context("fork").Process(target=_claim_and_die, args=(tmp_path, spec))
-    process.start()
-    process.join()
-    assert storage.recover(launch.search, spec.heartbeat) == [0]
-    dead, again = launch.search.get_trials()
-    assert (dead.state, again.state) == (TrialState.FAIL, TrialState.WAITING)
-    assert again.params == dead.params
-    assert again.user_attrs["runs"] == ["t000-s0"]
-    assert storage.recover(launch.search, spec.heartbeat) == []
-
-
-def test_the_living_and_those_elsewhere_are_left_alone(tmp_path):
-    launch = create(tmp_path, tiny_spec())
-    for worker in (storage.this_worker(0), {**storage.this_worker(1), "host": "elsewhere", "pid": 1}):
-        launch.search.ask().set_user_attr("worker", worker)
-    assert storage.recover(launch.search, launch.spec.heartbeat) == []
-    assert all(t.state == TrialState.RUNNING for t in launch.search.get_trials())
-    assert storage.is_alive({**storage.this_worker(0), "started": 1.0}) is False  # its number is another's now
 
 
 def test_creating_twice_queues_the_starting_points_once(tmp_path):

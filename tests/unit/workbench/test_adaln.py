@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.suites.head_suite import random
 from tests.suites.small import rng
 from workbench.heads.adaln import AdaLNNetwork, sinusoids
 from workbench.layers import Init, initialise
 from workbench.muon import matrices_of
+from workbench.testing.head_suite import random
 
 D, L, OUT = 16, 3, 5
 

@@ -41,6 +41,7 @@ def rows(tiny_corpus: Corpus) -> list[BenchRow]:
     return bench(saved_run(tiny_corpus), QUICK)
 
 
+@pytest.mark.slow
 def test_every_sampler_of_a_calm(rows: list[BenchRow]) -> None:
     assert [row.sampler for row in rows] == ["plain", "noise", "batch", "exact"]
     assert [row.temperature for row in rows] == [1.0, None, 0.5, 0.5]
@@ -135,6 +136,9 @@ def test_progress_is_shown(tiny_corpus: Corpus) -> None:
 
         def advance(self, done: int, **values: float) -> None:
             self.done.append(done)
+
+        def saved(self, done: int) -> None:
+            raise AssertionError
 
         def note(self, text: str) -> None:
             raise AssertionError

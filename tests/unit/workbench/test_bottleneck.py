@@ -182,6 +182,7 @@ def _exact(chunks: Tensor, chance: Tensor, truth: Tensor) -> tuple[list[float], 
     return brier, accuracy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [1, 4])
 def test_means_over_seeds_are_what_enumeration_says(chunk_size: int) -> None:
     """Catches a biased estimator: S^2 pairs instead of S(S-1)/2, a sample paired with itself, noise that is not

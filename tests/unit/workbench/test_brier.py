@@ -97,6 +97,7 @@ class TestSampled:
         monkeypatch.setattr(brier, "_draw_agreeing", lambda seen, rng: seen.tokens[0].clamp_min(0))
         assert sampled_p_value(TableSampler(random_law(3), 1), num_samples=6, repeats=4000) < CAUGHT
 
+    @pytest.mark.slow
     def test_continuing_agreeing_chunks_with_equal_chances_is_noticed(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -29,6 +29,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return Command(tmp_path, monkeypatch, capsys)
 
 
+@pytest.mark.slow
 def test_a_recommendation_in_words(calm: Command) -> None:
     done = calm("plan", "--flops", "8e12", "scaling-made")
     assert done.code == 0, done.err
@@ -38,6 +39,7 @@ def test_a_recommendation_in_words(calm: Command) -> None:
     assert "costs" not in done.out  # the shape is made from the study's own configuration: same cost
 
 
+@pytest.mark.slow
 def test_everything_as_json(calm: Command) -> None:
     done = calm("plan", "--flops", "8e13", "--json")
     assert done.code == 0, done.err
@@ -51,6 +53,7 @@ def test_everything_as_json(calm: Command) -> None:
     assert any("decades above the trained budgets" in line for line in tree["warnings"])
 
 
+@pytest.mark.slow
 def test_limits_from_the_command_line(calm: Command) -> None:
     done = calm("plan", "--flops", "8e12", "--inference-flops-per-token", "6e5", "--with-autoencoder", "--json")
     assert done.code == 0, done.err
@@ -61,6 +64,7 @@ def test_limits_from_the_command_line(calm: Command) -> None:
     assert best["tokens"]["value"] * best["flops_per_token"] == pytest.approx(8e12 - 4e11, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_table_of_anybody(calm: Command, made: Path, tmp_path: Path) -> None:
     frame = load_runs(made / "runs").evaluations
     columns = ["run_id", "kind", "K", "head", "seed", "tokens", "train_flops", "infer_flops_per_token"]
@@ -75,6 +79,7 @@ def test_a_table_of_anybody(calm: Command, made: Path, tmp_path: Path) -> None:
     assert one["recommended"]["shape"]["reference"] == "tuned-calm"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

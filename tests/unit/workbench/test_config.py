@@ -9,6 +9,7 @@ import pydantic
 import pytest
 import yaml
 
+from workbench import formats
 from workbench.config import BaselineConfig, CalmConfig, RunConfig, content_hash
 from workbench.config_file import (
     build_config,
@@ -16,9 +17,10 @@ from workbench.config_file import (
     load_config,
     parse_assignments,
     preset_names,
+    stored_config,
     with_overrides,
 )
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, RunError
 
 BUDGET = {"train_tokens": 1000}
 
@@ -89,17 +91,33 @@ class TestBadInput:
 
 class TestFiles:
     def test_missing(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"cannot read the configuration .*none\.yaml"):
+        with pytest.raises(
+            ConfigError, match=r"there is no configuration .*none\.yaml; give a YAML file, or a preset: calm-l,"
+        ):
             load_config(tmp_path / "none.yaml")
 
     @pytest.mark.parametrize(
         ("content", "message"),
-        [("a: [", "is not YAML"), ("- a\n- b\n", "a mapping of sections is wanted.*found list")],
+        [
+            ("a: [1\nb: 2", r"is not YAML: line 2, column 2: expected ',' or '\]', but got ':' \(while [^\n]*\)$"),
+            ("- a\n- b\n", "a mapping of sections is wanted.*found list"),
+        ],
     )
     def test_unreadable(self, tmp_path: Path, content: str, message: str) -> None:
         (tmp_path / "c.yaml").write_text(content)
         with pytest.raises(ConfigError, match=message):
             load_config(tmp_path / "c.yaml")
+
+    def test_a_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "mine").mkdir()
+        monkeypatch.chdir(tmp_path)
+        wanted = r"^mine is a folder and no configuration; give a YAML file, or a preset: calm-l, .*=text:mine\)$"
+        with pytest.raises(ConfigError, match=wanted):
+            load_config("mine")
+
+    def test_a_folder_in_the_place_of_a_runs(self, tmp_path: Path) -> None:
+        with pytest.raises(RunError, match=r"configuration .*: Is a directory$"):
+            stored_config(tmp_path)
 
     def test_not_text(self, tmp_path: Path) -> None:
         (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00")
@@ -136,7 +154,7 @@ class TestFiles:
         again = load_config(tmp_path / "c.yaml")
         assert again == config
         assert again.hash() == config.hash()
-        assert yaml.safe_load(config.to_yaml()) == config.to_dict()
+        assert yaml.safe_load(config.to_yaml()) == {"format": formats.RUN, **config.to_dict()}
 
 
 class TestOverrides:
@@ -167,9 +185,12 @@ OPEN = {
     "eval.target_se",
     "eval.tradeoff",
 }
-OPEN |= {"optim.matrix_lr"}
-"""What may stay None: no name, all documents, the tokenizer's own size, the budget not chosen, no wished error, no
-rate of their own for matrices that AdamW moves like the rest."""
+OPEN |= {"optim.matrix_lr", "train.init_from", "runtime.micro_batch", "runtime.micro_chunks"}
+OPEN |= {f"data.tokenizer.{name}" for name in ("path", "sha256", "end_id", "pad_id", "name", "revision")}
+OPEN.add("data.hub")
+"""What may stay None: no name, all documents, the tokenizer's own size and no file of its own, no hub, the budget
+not chosen, no wished error, no rate of their own for matrices that AdamW moves like the rest, no run to start
+from, no division of a step."""
 
 
 class TestResolved:

@@ -71,7 +71,7 @@ def test_standard_library_without_its_tests() -> None:
 
 def test_listing() -> None:
     rows = find_corpora()
-    assert [name for name, _, _ in rows] == [*CORPORA, "text:PATH", "json:PATH[:FIELD]"]
+    assert [name for name, _, _ in rows] == [*CORPORA, "text:PATH", "json:PATH[:FIELD]", "hub:NAME"]
     assert all(description and available for _, description, available in rows)
 
 
@@ -83,18 +83,17 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, name: str, pa
     assert not {n: available for n, _, available in find_corpora()}[name]
 
 
-@pytest.mark.parametrize("name", ["allenai/c4", "hf:wikitext", "org/name:train"])
-def test_hub_names_fail_at_once(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("allenai/c4", "hub:allenai/c4"), ("hf:wikitext", "hub:wikitext"), ("org/set", "hub:org/set")],
+)
+def test_names_on_the_hub_are_written_with_hub(monkeypatch: pytest.MonkeyPatch, name: str, wanted: str) -> None:
     def no_network(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("a connection was attempted")
 
     monkeypatch.setattr("socket.socket.connect", no_network)
     monkeypatch.setattr("socket.getaddrinfo", no_network)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(DataError, match=r"not supported yet.*HF_HUB_OFFLINE: 1.*json:PATH\[:FIELD\] or text:PATH"):
-        find_source(name)
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    with pytest.raises(DataError, match="HF_HUB_OFFLINE: not set"):
+    with pytest.raises(DataError, match=f"looks like a data set on the hub; write {wanted}"):
         find_source(name)
 
 

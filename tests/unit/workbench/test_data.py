@@ -1,30 +1,23 @@
-"""Splits, the cache of prepared corpora, and training blocks."""
+"""Prepared corpora, their cache, and training blocks."""
 
 from __future__ import annotations
 
-import itertools
-import random
+import os
+import shutil
 import subprocess
 import sys
-import time
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.suites.documents import document
 from workbench import data
 from workbench.config import DataConfig, TokenizerConfig
-from workbench.data import SPLITS, Corpus, cut_document, prepare, split_documents, training_blocks
+from workbench.data import SPLITS, Corpus, prepare, training_blocks
 from workbench.errors import DataError, OutputError
+from workbench.files import read_json, sha256, write_json
 from workbench.tokenizer import END_ID, PAD_ID
-
-
-def document(seed: int, num_words: int = 200) -> str:
-    rng = random.Random(seed)
-    words = ["king", "queen", "crown", "night", "the", "and", "of", "élan", "日本", "goes"]
-    lines = [" ".join(rng.choices(words, k=8)) for _ in range(num_words // 8)]
-    return f"document {seed}\n" + "\n".join(lines)
 
 
 def folder_of(tmp_path: Path, texts: list[str]) -> Path:
@@ -51,6 +44,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- whole corpora -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_shakespeare(cache: Path) -> None:
     corpus = prepare(DataConfig(), cache)
     assert corpus.name == "shakespeare"
@@ -70,9 +64,7 @@ def test_shakespeare(cache: Path) -> None:
 def test_a_second_call_reads_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(DataConfig(), cache)
     monkeypatch.setattr(data, "clean", lambda text: pytest.fail("the text was read again"))
-    start = time.perf_counter()
     second = prepare(DataConfig(), cache)
-    assert time.perf_counter() - start < 0.2
     assert second.hash == first.hash
     assert np.array_equal(second.tokens["test"], first.tokens["test"])
 
@@ -150,17 +142,94 @@ def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
     assert prepare(config, tmp_path, least_tokens=1).hash not in (before.hash, after.hash)
 
 
-def test_deleted_and_damaged_caches(tmp_path: Path) -> None:
+def prepared(tmp_path: Path) -> tuple[DataConfig, Corpus, Path]:
     config = DataConfig(corpus=f"text:{folder_of(tmp_path, [document(i) for i in range(12)])}")
     corpus = prepare(config, tmp_path, least_tokens=1)
-    folder = tmp_path / "corpora" / corpus.hash
-    (folder / "test.npy").write_bytes(b"")
-    with pytest.raises(DataError, match=r"is damaged .* delete that folder"):
-        prepare(config, tmp_path, least_tokens=1)
-    for file in folder.iterdir():
-        file.unlink()
-    folder.rmdir()
+    return config, corpus, tmp_path / "corpora" / corpus.hash
+
+
+def test_a_deleted_cache_is_made_anew(tmp_path: Path) -> None:
+    config, corpus, folder = prepared(tmp_path)
+    shutil.rmtree(folder)
     assert prepare(config, tmp_path, least_tokens=1).hash == corpus.hash
+
+
+@pytest.mark.parametrize("file", ["train.npy", "test.starts.npy", "corpus.json", "tokenizer.json"])
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_a_damaged_corpus_is_made_anew(
+    tmp_path: Path, file: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, corpus, folder = prepared(tmp_path)
+    tokens = {split: corpus.tokens[split].copy() for split in SPLITS}  # a map shows what is done to its file
+    content = (folder / file).read_bytes()
+    altered = content[:-1] if damage == "cut" else content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+    (folder / file).write_bytes(altered)
+    again = prepare(config, tmp_path, least_tokens=1)
+    assert (folder / file).read_bytes() == content
+    assert f"{folder} is not used: {file} " in caplog.text
+    for split in SPLITS:
+        np.testing.assert_array_equal(again.tokens[split], tokens[split])
+
+
+def test_a_pickle_in_the_place_of_tokens_is_never_opened(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Even where the manifest was made to fit."""
+    config, _, folder = prepared(tmp_path)
+    np.save(folder / "train.npy", np.array([Harmful(tmp_path / "harm")], dtype=object), allow_pickle=True)
+    manifest = read_json(folder / "manifest.json")
+    manifest["files"]["train.npy"] = {
+        "size": (folder / "train.npy").stat().st_size,
+        "sha256": sha256(folder / "train.npy"),
+    }
+    write_json(folder / "manifest.json", manifest)
+    assert prepare(config, tmp_path, least_tokens=1).tokens["train"].dtype == np.uint16
+    assert not (tmp_path / "harm").exists()
+    assert "is not used: the prepared corpus in" in caplog.text
+
+
+class Harmful:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"hash": "../../x"}', '{"hash": 3}', "\0\0", '{"hash": "0123456789abcdef"}']
+)
+def test_a_damaged_index_is_made_anew(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    config, corpus, _ = prepared(tmp_path)
+    (index,) = (tmp_path / "corpora" / "index").glob("*.json")
+    content = index.read_text()
+    index.write_text(text)
+    assert prepare(config, tmp_path, least_tokens=1).hash == corpus.hash
+    assert index.read_text() == content
+    assert f"{index} is not used" in caplog.text
+
+
+def test_the_index_of_another_corpus_is_not_followed(tmp_path: Path) -> None:
+    config, corpus, _ = prepared(tmp_path)
+    other = config.model_copy(update={"test_fraction": 0.2})
+    (own,) = (tmp_path / "corpora" / "index").glob("*.json")
+    prepare(other, tmp_path, least_tokens=1)
+    (another,) = set((tmp_path / "corpora" / "index").glob("*.json")) - {own}
+    shutil.copy(another, own)
+    assert prepare(config, tmp_path, least_tokens=1).hash == corpus.hash
+
+
+def test_a_corpus_of_other_settings_is_not_used(tmp_path: Path) -> None:
+    config, _, folder = prepared(tmp_path)
+    about = read_json(folder / "corpus.json")
+    about["settings"]["fractions"] = [0.3, 0.3]
+    write_json(folder / "corpus.json", about)
+    manifest = read_json(folder / "manifest.json")
+    path = folder / "corpus.json"
+    manifest["files"]["corpus.json"] = {"size": path.stat().st_size, "sha256": sha256(path)}
+    write_json(folder / "manifest.json", manifest)
+    prepare(config, tmp_path, least_tokens=1)
+    assert read_json(path)["settings"]["fractions"] == [config.validation_fraction, config.test_fraction]
 
 
 PREPARE = """
@@ -175,6 +244,7 @@ print(corpus.hash, len(corpus.tokens["train"]), "torch" in sys.modules, "dataset
 """
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_a_corpus_once(tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", PREPARE, "kjv", str(tmp_path)]
     processes = [
@@ -239,67 +309,6 @@ def test_unwritable_cache(tmp_path: Path) -> None:
         prepare(DataConfig(corpus="kjv"), tmp_path / "file")
 
 
-# ---- splits ------------------------------------------------------------------------------------
-
-
-def sizes_of(split: dict[str, list[str]]) -> dict[str, float]:
-    total = sum(len(t) for texts in split.values() for t in texts)
-    return {name: sum(map(len, texts)) / total for name, texts in split.items()}
-
-
-@pytest.mark.parametrize("fractions", [(0.1, 0.1), (0.05, 0.2), (0.3, 0.3)])
-@pytest.mark.parametrize("num", [20, 100, 2000])
-def test_fractions_are_met(num: int, fractions: tuple[float, float]) -> None:
-    rng = random.Random(num)
-    texts = [document(i, int(rng.lognormvariate(4, 1))) for i in range(num)]
-    sizes = sizes_of(split_documents(texts, *fractions))
-    assert sizes["validation"] == pytest.approx(fractions[0], abs=0.02)
-    assert sizes["test"] == pytest.approx(fractions[1], abs=0.02)
-
-
-def test_split_does_not_depend_on_order() -> None:
-    texts = [document(i) for i in range(30)]
-    shuffled = random.Random(0).sample(texts, len(texts))
-    assert split_documents(texts, 0.1, 0.1) == split_documents(shuffled, 0.1, 0.1)
-
-
-def test_equal_documents_stay_together() -> None:
-    texts = [document(i % 15) for i in range(45)]
-    split = split_documents(texts, 0.2, 0.2)
-    for one, two in itertools.combinations(SPLITS, 2):
-        assert not set(split[one]) & set(split[two])
-    assert Counter(t for s in split.values() for t in s) == Counter(texts)
-
-
-@pytest.mark.parametrize("fractions", [(0.001, 0.001), (0.499, 0.499)])
-@pytest.mark.parametrize("large", [1, 10_000])
-def test_at_least_one_document_each(fractions: tuple[float, float], large: int) -> None:
-    texts = [f"text {i} " * (large if i == 0 else 1) for i in range(10)]
-    split = split_documents(texts, *fractions)
-    assert all(split.values())
-    assert sum(map(len, split.values())) == 10
-
-
-def test_few_documents_are_cut_into_spans() -> None:
-    texts = [document(i, 2000) for i in range(3)]
-    split = split_documents([*texts, texts[1]], 0.1, 0.2)
-    assert [len(spans) for spans in split.values()] == [4, 4, 4]
-    together = Counter(map("".join, zip(*split.values(), strict=True)))
-    assert together == Counter([*texts, texts[1]])
-    assert sizes_of(split)["test"] == pytest.approx(0.2, abs=0.02)
-    assert all(span.endswith("\n") for span in split["train"])
-    for one, two in itertools.combinations(SPLITS, 2):
-        assert not set(split[one]) & set(split[two])
-
-
-@pytest.mark.parametrize(
-    "text", ["", "a", "ab", "no spaces" * 50, "日本" * 300, "a b " * 100, "x" * 99 + "\n" + "y" * 9]
-)
-def test_cut_documents_are_whole(text: str) -> None:
-    parts = cut_document(text, 0.1, 0.1)
-    assert "".join(parts) == text
-
-
 # ---- blocks ------------------------------------------------------------------------------------
 
 
@@ -321,7 +330,7 @@ def test_blocks_longer_than_the_text() -> None:
 
 def test_blocks_from_a_memory_map(cache: Path) -> None:
     tokens = prepare(DataConfig(), cache).tokens["train"]
-    start = time.perf_counter()
+    assert isinstance(tokens, np.memmap)
     blocks = training_blocks(tokens, 64, 256, np.random.default_rng(1))
-    assert time.perf_counter() - start < 0.1
     assert blocks.min() > PAD_ID
+    assert np.array_equal(blocks, training_blocks(np.array(tokens), 64, 256, np.random.default_rng(1)))

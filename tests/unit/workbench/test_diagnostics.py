@@ -9,6 +9,7 @@ import pytest
 from workbench.config import RunConfig
 from workbench.diagnostics import (
     diagnose_autoencoder,
+    diagnose_beginning,
     diagnose_config,
     diagnose_evaluation,
     diagnose_overlap,
@@ -181,3 +182,14 @@ def test_training_is_judged_by_its_gradient_norms_and_the_clipping_threshold() -
 def test_the_others_say_why() -> None:
     assert "loss nan at step 3" in not_finite("loss nan at step 3").message
     assert identical_draws().code == "identical_draws"
+
+
+def test_a_run_that_goes_on_with_other_code_of_its_own_head_is_told() -> None:
+    def own(code: str) -> dict[str, Any]:
+        return {"own_head": {"kind": "mine", "source": "mine.py", "code_hash": code}}
+
+    assert diagnose_beginning({**own("a"), "earlier": [own("a"), {"python": "3.10"}]}) == []
+    (found,) = diagnose_beginning({**own("b"), "earlier": [own("a"), own("a")]})
+    assert found.code == "other_head_code"
+    assert "begun with other code of the head 'mine': mine.py with hash a, mine.py here has b" in found.message
+    assert len(diagnose_beginning({**own("b"), "initial": {"name": "x", **own("a")}, "earlier": [own("a")]})) == 1

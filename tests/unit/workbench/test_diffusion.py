@@ -10,7 +10,6 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from tests.suites.head_suite import HIDDEN, LATENT, HeadSuite, perturbed, posterior, random
 from tests.suites.small import rng
 from workbench.config import DiffusionHeadConfig
 from workbench.heads import build_head
@@ -18,6 +17,7 @@ from workbench.heads.base import Head
 from workbench.heads.diffusion import DiffusionHead, spread_steps
 from workbench.layers import initialise
 from workbench.posterior import Posterior
+from workbench.testing.head_suite import HIDDEN, LATENT, ContractSuite, HeadSuite, perturbed, posterior, random
 
 SOLVERS = ["ddpm", "ddim", "dpm2m"]
 
@@ -36,16 +36,14 @@ def moved(latent_dim: int = LATENT, **fields: Any) -> DiffusionHead:
 
 
 class TestDiffusionHead(HeadSuite):
-    steps = 800
+    steps, batch, lr = 400, 256, 1e-2
 
     def build(self) -> Head:
         return diffusion_head(num_calls=25)
 
 
-class TestWithoutStepNoise(HeadSuite):
+class TestWithoutStepNoise(ContractSuite):
     """The deterministic sampler with few calls; the training is the same, and is not repeated."""
-
-    test_a_short_training_reaches_both_modes_their_weights_and_spreads = None
 
     def build(self) -> Head:
         return diffusion_head(solver="dpm2m", num_calls=8, noise_schedule="linear")

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.suites.small import build_baseline, build_calm, small_config
+from workbench import files
 from workbench.config import EvalConfig
 from workbench.data import Corpus
 from workbench.evaluate import (
@@ -26,6 +27,7 @@ from workbench.evaluate import (
 )
 from workbench.language_model import LanguageModel
 from workbench.ngram import score_ngrams
+from workbench.positions import FloorScores, write_floors
 from workbench.tokenizer import END_ID
 
 RULES = EvalConfig(context_len=64, min_context=16, grid_stride=8, num_windows=12, num_samples=4)
@@ -155,6 +157,7 @@ class TestToTarget:
         assert (found.stopped_by, found.brier.num_windows) == ("target", 8)
         assert found.brier.words() == "0.00"
 
+    @pytest.mark.slow
     def test_draws_more_windows_until_the_error_is_small(self, tiny_corpus: Corpus, model: LanguageModel) -> None:
         before = evaluated(model, tiny_corpus, self.RULES).evaluation.brier
         wished = before.brierlm_se / 2
@@ -167,16 +170,19 @@ class TestToTarget:
         assert found.positions.cross_entropy is not None
         assert len(found.positions.cross_entropy) == len(found.grid.windows)
 
+    @pytest.mark.slow
     def test_only_where_it_is_asked_for(self, tiny_corpus: Corpus, model: LanguageModel) -> None:
         rules = self.RULES.model_copy(update={"target_se": 1e-9})
         assert evaluated(model, tiny_corpus, rules).evaluation.brier.num_windows == 8
 
+    @pytest.mark.slow
     def test_stops_at_the_budget(self, tiny_corpus: Corpus, model: LanguageModel) -> None:
         rules = self.RULES.model_copy(update={"target_se": 1e-9, "max_positions": 20 * 6})
         found = evaluated(model, tiny_corpus, rules, to_target=True)
         assert found.evaluation.stopped_by == "budget"
         assert found.evaluation.brier.num_positions == 120
 
+    @pytest.mark.slow
     def test_a_text_that_is_spent_is_scored_again_with_other_samples(
         self, tiny_corpus: Corpus, model: LanguageModel
     ) -> None:
@@ -195,6 +201,7 @@ class TestContextUse:
         assert found["head_loss"] == pytest.approx(found["head_loss_shuffled"], abs=1e-9)
         assert identical_draws(model, RULES, grid), "without a last layer all draws are 0"
 
+    @pytest.mark.slow
     def test_a_trained_one_gains(self, tiny_corpus: Corpus) -> None:
         from workbench.data import training_blocks
         from workbench.optim import build_adamw
@@ -262,6 +269,38 @@ class TestFloors:
         monkeypatch.setattr("workbench.evaluate.score_ngrams", None)
         again = floors(tiny_corpus, RULES, grid, tmp_path)
         assert (again.floors, again.overlap) == (first.floors, first.overlap)
+
+    @pytest.mark.parametrize("name", ["floors.npz", "floors.json"])
+    @pytest.mark.parametrize("damage", ["cut", "of another", "of other windows"])
+    def test_damaged_ones_are_computed_anew(
+        self,
+        tiny_corpus: Corpus,
+        grid: Grid,
+        tmp_path: Path,
+        name: str,
+        damage: str,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        first = floors(tiny_corpus, RULES, grid, tmp_path)
+        (folder,) = (tmp_path / "floors").glob("[0-9a-f]*")
+        content = (folder / name).read_bytes()
+        if damage == "cut":
+            (folder / name).write_bytes(content[:-3])
+        else:  # with a manifest that fits
+            if name == "floors.json":
+                files.write_json(folder / name, {"floors": {}, "overlap": {}})
+            else:
+                starts = grid.starts if damage == "of another" else grid.starts[1:]
+                fingerprint = "other" if damage == "of another" else grid.fingerprint
+                write_floors(folder / name, FloorScores(fingerprint, starts, {}))
+            manifest = files.read_json(folder / "manifest.json")
+            path = folder / name
+            manifest["files"][name] = {"size": path.stat().st_size, "sha256": files.sha256(path)}
+            files.write_json(folder / "manifest.json", manifest)
+        again = floors(tiny_corpus, RULES, grid, tmp_path)
+        assert (again.floors, again.overlap) == (first.floors, first.overlap)
+        assert (folder / name).read_bytes() == content
+        assert f"{folder} is not used: " in caplog.text
 
     def test_more_windows_are_another_entry(self, tiny_corpus: Corpus, grid: Grid, tmp_path: Path) -> None:
         """The fingerprint does not say how many windows there are."""

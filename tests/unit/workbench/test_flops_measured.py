@@ -65,6 +65,7 @@ def counted_inference(config: RunConfig, vocab: int = VOCAB) -> dict[str, float]
     return {**found.parts, **drawn}
 
 
+@pytest.mark.slow
 @each_model
 def test_every_part_is_what_runs(fields: dict[str, Any]) -> None:
     config = small_config(**fields)

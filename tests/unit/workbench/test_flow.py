@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.suites.head_suite import HIDDEN, LATENT, HeadSuite, perturbed, posterior, random
 from tests.suites.small import rng
 from workbench.config import FlowHeadConfig
 from workbench.heads import build_head
@@ -17,6 +16,7 @@ from workbench.heads.base import Head
 from workbench.heads.flow import FlowHead
 from workbench.layers import initialise
 from workbench.posterior import Posterior
+from workbench.testing.head_suite import HIDDEN, LATENT, HeadSuite, perturbed, posterior, random
 
 MEAN, STD = torch.tensor([1.5, -0.5]), torch.tensor([0.3, 2.0])
 """Of a Gaussian target whose velocity field is known."""
@@ -36,7 +36,7 @@ def moved(**fields: Any) -> FlowHead:
 
 
 class TestFlowHead(HeadSuite):
-    steps = 800
+    steps, batch, lr = 400, 256, 1e-2
 
     def build(self) -> Head:
         return flow_head()

@@ -60,6 +60,7 @@ def test_every_window_is_drawn_once_in_order() -> None:
     np.testing.assert_array_equal(found.values, model.text[: len(found.values)])
 
 
+@pytest.mark.slow
 def test_not_much_more_than_needed_is_drawn() -> None:
     drawn = []
     for seed in range(20):
@@ -139,8 +140,8 @@ def test_intervals_still_cover_after_stopping_at_the_wished_for_error() -> None:
     truth, covered = true_brierlm(0.0), []
     wished = np.mean([error(v) for v in evaluations(np.random.default_rng(0), 0.0, 50, 80)])
     for seed in range(1000):
-        model = Model(seed, 400)
-        found = model.grow(float(wished))
+        found = Model(seed, 400).grow(float(wished))
+        assert found.stopped_by == "target"
         summary = summarise(found.values, np.arange(len(found.values)), resamples=0)
         assert summary.brierlm_low is not None
         assert summary.brierlm_high is not None

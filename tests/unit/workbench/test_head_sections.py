@@ -58,7 +58,7 @@ def test_a_solver_of_another_head_is_dropped_with_the_rest() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"model.head.kind": "gan"}, "kind must be energy, diffusion or flow"),
+        ({"model.head.kind": "gan"}, "one of energy, diffusion, flow is wanted, 'gan' given"),
         ({"model.head.kind": "flow", "model.head.num_blok": 1}, "did you mean model.head.num_blocks"),
         ({"model.head.kind": "flow", "model.head.solver": "heun"}, "'euler', 'midpoint', 'adams' or 'rk4'"),
         ({"model.head.kind": "diffusion", "model.head.num_steps": 1}, "greater than or equal to 2; given: 1"),

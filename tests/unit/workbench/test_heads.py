@@ -9,19 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.suites.head_suite import (
-    HIDDEN,
-    LARGEST_DISTANCE,
-    LATENT,
-    HeadSuite,
-    check_mixture,
-    distance_to_truth,
-    energy_distance,
-    perturbed,
-    posterior,
-    random,
-    two_modes,
-)
 from tests.suites.small import rng
 from workbench.config import BackboneConfig, CalmConfig, EnergyHeadConfig, RunConfig
 from workbench.energy_score import PowerDistance, plain_energy_loss
@@ -31,6 +18,14 @@ from workbench.heads import HEADS, build_head
 from workbench.heads.base import Head
 from workbench.heads.energy import EnergyHead
 from workbench.layers import initialise
+from workbench.testing.head_suite import HIDDEN, LATENT, HeadSuite, perturbed, posterior, random
+from workbench.testing.two_modes import (
+    LARGEST_DISTANCE,
+    check_mixture,
+    distance_to_truth,
+    energy_distance,
+    two_modes,
+)
 
 
 def energy_head(**fields: float) -> EnergyHead:
@@ -42,8 +37,14 @@ def energy_head(**fields: float) -> EnergyHead:
 
 
 class TestEnergyHead(HeadSuite):
+    """With more of its own draws and fewer of the target than by default: the same law in fewer steps. Six of six
+    seeds pass (600 steps, or a rate of 5e-3: not all)."""
+
+    steps = 1000
+    lr = 3e-3
+
     def build(self) -> Head:
-        return energy_head()
+        return energy_head(num_samples=16, num_targets=16)
 
 
 def moved() -> EnergyHead:
@@ -76,9 +77,7 @@ class TestTheMixtureCheck:
     @pytest.mark.parametrize("seed", range(3))
     @pytest.mark.parametrize("c", [1.0, -1.0])
     def test_the_truth_passes_with_room(self, c: float, seed: int) -> None:
-        samples = self.truth(c, seed)
-        check_mixture(samples, c)
-        assert distance_to_truth(samples, c) < LARGEST_DISTANCE / 5
+        assert check_mixture(self.truth(c, seed), c) < LARGEST_DISTANCE / 5
 
     @staticmethod
     def wrong(kind: str, c: float) -> Tensor:

@@ -69,7 +69,7 @@ def test_environment() -> None:
     assert found["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert found["threads"] == 2
     assert found["cpu"]
-    assert set(machine.code_state()) == {"git_commit", "git_diff_hash"}
+    assert {"git_commit", "git_diff_hash", "code_hash", "code_version"} <= set(found)
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("200000 100000", 2), ("50000 100000", 1), ("max 100000", 8)])
@@ -87,3 +87,13 @@ def test_a_containers_limits_count(
     assert free > 2_000_000 == cores.available_memory()
     (tmp_path / "memory.stat").write_text("file 900000\ninactive_file 600000\nactive_file 300000\n")
     assert cores.available_memory() == 2_600_000, "files that were read can be dropped"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"speedup": null}', "\0\0", '{"speedup": "x"}'])
+def test_a_damaged_probe_is_made_again(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "bfloat16_speedup", lambda width: 100.0)
+    assert machine.preferred_dtype("cpu", 32, 1, tmp_path) == "bfloat16"
+    (path,) = (tmp_path / "probes").glob("*.json")
+    path.write_text(text)
+    assert machine.preferred_dtype("cpu", 32, 1, tmp_path) == "bfloat16"
+    assert '"speedup": 100.0' in path.read_text()

@@ -204,6 +204,7 @@ def test_adamw_is_torchs() -> None:
         assert torch.equal(p, theirs.get_parameter(name)), name
 
 
+@pytest.mark.slow
 def test_the_first_step_does_not_import_the_compiler() -> None:
     code = (
         "import sys, torch; from workbench.optim import build_adamw; layer = torch.nn.Linear(2, 2); "

@@ -73,6 +73,7 @@ class TestPairedDifference:
         assert (one.value, one.low, one.high) == pytest.approx((-two.value, -two.high, -two.low))
         assert (one.verdict, two.verdict) == ("better", "worse")
 
+    @pytest.mark.slow
     def test_1000_intervals_cover(self) -> None:
         """Nominal 95 %. Taking windows of one document as independent would give 80 % (second part)."""
         rng, true = np.random.default_rng(4), 100 * np.prod(MEANS) ** 0.25 * 0.1
@@ -92,6 +93,7 @@ class TestPairedDifference:
         assert np.mean(apart["documents"]) > 0.92
         assert np.mean(apart["windows"]) < 0.87
 
+    @pytest.mark.slow
     def test_the_correction_widens_and_holds_for_all_together(self) -> None:
         """Ten equal models against one: corrected for 10 comparisons, at most about 5 % of studies claim any."""
         rng, claims = np.random.default_rng(5), []

@@ -140,6 +140,7 @@ def test_loss_and_gradients_are_ours_with_the_same_noise() -> None:
         torch.testing.assert_close(other.grad, own.grad, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_losses_have_the_same_distribution() -> None:
     """Noise of their own: the same mean at every position. Ours shares its target noise between positions, which
     must not change what it is at any of them."""

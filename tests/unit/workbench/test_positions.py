@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,39 @@ def test_a_damaged_file_is_refused(tmp_path: Path, keep: int) -> None:
     (tmp_path / "p.npz").write_bytes(content[:keep])
     with pytest.raises(RunError, match="cannot be read"):
         read_positions(tmp_path / "p.npz")
+
+
+@pytest.mark.slow
+def test_any_byte_altered_is_refused_or_changes_nothing(tmp_path: Path) -> None:
+    """A few bytes of an archive say nothing, such as the time; the rest has checksums."""
+    path, written = tmp_path / "p.npz", scores()
+    write_positions(path, written)
+    content = path.read_bytes()
+    refused = 0
+    for place in range(len(content)):
+        altered = bytearray(content)
+        altered[place] ^= 1 << place % 8
+        path.write_bytes(altered)
+        try:
+            found = read_positions(path)
+        except RunError:
+            refused += 1
+            continue
+        assert (found.fingerprint, found.step, found.rounds) == ("0123abc", 37, 2)
+        for name in ("values", "clusters", "starts"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(written, name))
+    assert refused > 0.6 * len(content)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (4, 3, 4), (0, 3, 4)])
+def test_scores_of_another_shape_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    values = np.zeros(shape, dtype=np.float32)
+    write_positions(tmp_path / "p.npz", dataclasses.replace(scores(), values=values))
+    with pytest.raises(RunError, match=r"cannot be read \(values has shape"):
+        read_positions(tmp_path / "p.npz")
+    write_floors(tmp_path / "f.npz", FloorScores("f", np.arange(5), {"bigram": values}))
+    with pytest.raises(RunError, match=r"cannot be read \(bigram has shape"):
+        read_floors(tmp_path / "f.npz")
 
 
 def test_pickles_are_not_loaded(tmp_path: Path) -> None:

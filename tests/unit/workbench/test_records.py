@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.suites.run_folders import make_run_folder
-from workbench import records
+from workbench import formats, records
 from workbench.errors import RunError
 
 
@@ -32,7 +32,8 @@ def test_the_head_loss_of_older_records_is_read_by_its_old_name(tmp_path: Path) 
     for name in (records.RECORD, records.EVALUATIONS):
         text = (run_dir / name).read_text()
         assert text.count('"head_loss') in (3, 3 * len(evaluations))
-        (run_dir / name).write_text(text.replace('"head_loss', '"energy_loss'))
+        text = text.replace('"head_loss', '"energy_loss').replace(f'"format": {formats.RUN},', "")
+        (run_dir / name).write_text(text)
     assert records.read_record(run_dir) == record
     assert records.read_evaluations(run_dir) == evaluations
     records.write_record(run_dir, records.read_record(run_dir))
@@ -75,3 +76,11 @@ def test_finding_runs(tmp_path: Path) -> None:
 
 def test_a_run_without_an_autoencoder(tmp_path: Path) -> None:
     assert records.read_autoencoder_report(tmp_path) is None
+
+
+def test_a_session_removes_what_a_killed_one_has_left_half_written(tmp_path: Path) -> None:
+    """At once, but for what others write there as well."""
+    for name in (".config.yaml.abc.new", ".record.json.abc.new", ".mlflow.json.abc.new"):
+        (tmp_path / name).write_text("half")
+    records.write_config(tmp_path, "a: 1\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.json.abc.new", "config.yaml"]

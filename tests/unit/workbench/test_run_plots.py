@@ -9,6 +9,7 @@ import pytest
 from tests.suites.run_folders import make_run_folder
 from workbench import records, run_plots
 
+pytestmark = pytest.mark.draws
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -16,6 +17,7 @@ def drawn(folder: Path) -> set[str]:
     run_plots.draw(folder, records.read_record(folder).floors)
     files = list((folder / records.PLOTS).iterdir())
     assert all(f.read_bytes().startswith(PNG) for f in files)
+    assert all(f.stat().st_size > 5_000 for f in files)  # not blank
     return {f.name for f in files}
 
 

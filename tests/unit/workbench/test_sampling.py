@@ -156,6 +156,7 @@ class TestCacheAndWindow:
 class TestBatching:
     LENGTHS = (0, 3, 9, 21, 40)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["baseline", "tokens", "tokens, K = 1", "both, predicted"])
     def test_a_text_does_not_depend_on_what_it_is_batched_with(self, kind: str) -> None:
         """Without noise, so that the random numbers cannot differ; with texts that end early and a window that all
@@ -226,6 +227,7 @@ class TestPrompt:
         assert prompt_chunks(np.arange(3), 1).tolist() == [[0], [1], [2]]
         assert prompt_chunks(np.arange(0), 1).tolist() == [[END_ID]]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("chunk_size", [2, 4])
     def test_the_continuation_has_the_models_own_distribution(self, chunk_size: int) -> None:
         """Of every remainder of the length, batched together, against samples that the evaluation's reading of the

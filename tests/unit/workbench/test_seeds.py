@@ -85,6 +85,7 @@ class TestSeedNoise:
 
 
 class TestSettingDifference:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("counts", "training", "evaluation", "positions"),
         [
@@ -152,6 +153,7 @@ class TestSettingDifference:
         clear = setting_difference(made[0], made[1], CLUSTERS, noise)
         assert found.high - found.low > clear.high - clear.low
 
+    @pytest.mark.slow
     def test_settings_at_0_do_not_make_the_noise_look_small(self) -> None:
         """Two equal settings, and a third that is 0 with every seed: pooled with its scatter of 0, a third of such
         studies would call the equal ones different."""

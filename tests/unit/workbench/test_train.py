@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +16,13 @@ import pytest
 import torch
 
 from tests.suites.small import build_baseline, build_calm, small_config
+from workbench import interruption
 from workbench.data import Corpus
+from workbench.errors import NotFiniteError
 from workbench.progress import NoDisplay
 from workbench.records import TrainPoint
 from workbench.schedule import plan
-from workbench.train import NotFiniteError, Trainer
+from workbench.train import Trainer
 
 
 class Calls:
@@ -66,6 +71,60 @@ def test_calls_and_points(tiny_corpus: Corpus, tmp_path: Path, baseline: bool) -
     assert loop.position.num_summed == 0
 
 
+class Shown(NoDisplay):
+    def __init__(self, fails_at: int = 0) -> None:
+        self.steps: list[int] = []
+        self.losses: list[float] = []
+        self.saved_at: list[int] = []
+        self.stages: list[str] = []
+        self.fails_at = fails_at
+
+    def stage(self, name: str, total: int) -> None:
+        self.stages.append(f"{name} {total}")
+
+    def advance(self, done: int, **values: float) -> None:
+        if done == self.fails_at:
+            raise OSError("no room for the log")
+        self.steps.append(done)
+        self.losses.append(values["loss"])
+
+    def saved(self, done: int) -> None:
+        self.saved_at.append(done)
+
+
+def show(loop: Trainer, display: Shown) -> list[TrainPoint]:
+    points: list[TrainPoint] = []
+    step = SimpleNamespace(step=0)
+    loop.train(
+        log=points.append,
+        evaluate=lambda _: step,  # type: ignore[arg-type, return-value]
+        decide=lambda _: None,
+        display=display,
+    )
+    return points
+
+
+def test_a_display_is_told_every_step_and_chooses_itself(tiny_corpus: Corpus, tmp_path: Path) -> None:
+    """Points are logged every sixth step only: of a long run one in a thousand."""
+    loop, display = trainer(tiny_corpus, tmp_path / "c"), Shown()
+    loop.plan = replace(loop.plan, log_every=6)
+    points = show(loop, display)
+    assert display.steps == list(range(1, 10))
+    assert [display.losses[5], display.losses[8]] == [point.loss for point in points]
+    assert display.saved_at == [3, 9]
+    assert display.stages == ["training 9"] * 3  # an evaluation may have been shown between
+
+
+def test_a_display_that_fails_ends_the_training_saved_or_not(tiny_corpus: Corpus, tmp_path: Path) -> None:
+    loop, display = trainer(tiny_corpus, tmp_path / "c"), Shown(fails_at=5)
+    loop.plan = replace(loop.plan, log_every=6)
+    with pytest.raises(OSError, match="no room for the log"):
+        show(loop, display)
+    assert loop.position.step == 6
+    assert display.steps == [1, 2, 3, 4, 6]
+    assert display.saved_at == [3]
+
+
 def test_a_point_is_the_mean_since_the_last(tiny_corpus: Corpus, tmp_path: Path) -> None:
     each, pairs = Calls(tmp_path / "a"), Calls(tmp_path / "b")
     first = trainer(tiny_corpus, tmp_path / "a")
@@ -96,8 +155,9 @@ def test_batches_depend_on_seed_and_step_alone(tiny_corpus: Corpus, tmp_path: Pa
     for a, b in zip(whole[5:], loop._batches(5), strict=True):
         assert torch.equal(a, b)
     assert not torch.equal(whole[0], whole[1])
-    loop.config = loop.config.model_copy(update={"seed": 1})
-    assert not torch.equal(whole[0], next(loop._batches(0)))
+    config = loop.config.model_copy(update={"seed": 1})
+    other = Trainer(loop.model, config, loop.plan, tiny_corpus, tmp_path / "d")
+    assert not torch.equal(whole[0], next(other._batches(0)))
 
 
 def test_resuming_in_the_middle_is_exact(tiny_corpus: Corpus, tmp_path: Path) -> None:
@@ -144,3 +204,81 @@ def test_not_finite(tiny_corpus: Corpus, tmp_path: Path, bad: str, monkeypatch: 
     with pytest.raises(NotFiniteError, match=r"inf.* at step 5"):
         calls.run(loop)
     assert [p.step for p in calls.points] == [2, 4]
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.01)
+
+
+def test_a_signal_within_a_step_finishes_and_saves_it(
+    tiny_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_calls, first, rest = Calls(tmp_path / "whole"), Calls(tmp_path / "part"), Calls(tmp_path / "part")
+    whole = trainer(tiny_corpus, tmp_path / "whole")
+    whole_calls.run(whole)
+    step = Trainer._step
+
+    def interrupted(self: Trainer, tokens: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if number == 4:
+            interrupt()
+        return step(self, tokens, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            first.run(trainer(tiny_corpus, tmp_path / "part"))
+    again = trainer(tiny_corpus, tmp_path / "part")
+    assert again.resume()
+    assert (again.position.step, again.position.pending) == (5, False)
+    rest.run(again)
+    assert first.order + rest.order == whole_calls.order
+    for a, b in zip(whole.model.network.parameters(), again.model.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_signal_within_an_evaluation_breaks_it_off_and_it_is_done_first_after_resuming(
+    tiny_corpus: Corpus, tmp_path: Path
+) -> None:
+    loop = trainer(tiny_corpus, tmp_path / "c")
+    before = []
+
+    def evaluate(current: Trainer) -> Any:
+        interrupt()
+        pytest.fail("broken off")
+
+    loop.before_save = lambda: before.append(loop.position.step)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(log=lambda _: None, evaluate=evaluate, decide=lambda _: None, display=NoDisplay())
+    assert before == [3]
+    again, calls = trainer(tiny_corpus, tmp_path / "c"), Calls(tmp_path / "c")
+    assert again.resume()
+    assert (again.position.step, again.position.pending) == (3, True)
+    calls.run(again)
+    assert calls.order == [("evaluate", 3), ("decide", 3), ("evaluate", 9), ("decide", 9)]
+    done = trainer(tiny_corpus, tmp_path / "c")
+    assert done.resume()
+    assert (done.position.step, done.position.pending) == (9, False)
+
+
+@pytest.mark.slow
+def test_a_signal_within_an_update_leaves_the_last_checkpoint(
+    tiny_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a step that outlasts the patience."""
+    monkeypatch.setattr(interruption, "PATIENCE_SECONDS", 0.05)
+    step = Trainer._step
+
+    def slow(self: Trainer, tokens: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        found = step(self, tokens, number)
+        if number == 5:
+            interrupt()
+            time.sleep(20)
+        return found
+
+    monkeypatch.setattr(Trainer, "_step", slow)
+    with pytest.raises(KeyboardInterrupt):
+        Calls(tmp_path / "c").run(trainer(tiny_corpus, tmp_path / "c"))
+    again = trainer(tiny_corpus, tmp_path / "c")
+    assert again.resume()
+    assert again.position.step == 3

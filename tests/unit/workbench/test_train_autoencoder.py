@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import multiprocessing
+import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,12 @@ import pytest
 import torch
 
 from tests.suites.small import small_config
+from workbench import batches, checkpoint, files
 from workbench import train_autoencoder as subject
 from workbench.config import RunConfig
-from workbench.data import Corpus
+from workbench.data import Corpus, training_blocks
+from workbench.errors import NotFiniteError, UnreadableError
 from workbench.flops import autoencoder_train_flops
-from workbench.train import NotFiniteError
 
 
 def config_with(*, base: RunConfig | None = None, **autoencoder: Any) -> RunConfig:
@@ -54,6 +58,7 @@ def test_evaluation_reports_what_can_be_computed_directly(tiny_corpus: Corpus) -
     assert report.noise_accuracy[0].accuracy == report.token_accuracy
 
 
+@pytest.mark.slow
 def test_noise_lowers_accuracy_and_posterior_sampling_is_its_own_noise(tiny_corpus: Corpus) -> None:
     config = config_with(steps=100, lr=5e-3, warmup_steps=10, latent_dim=4, width=32, mlp_width=64)
     network, _ = subject.train_autoencoder(config, tiny_corpus)
@@ -136,6 +141,145 @@ def test_a_failed_training_leaves_nothing_in_the_cache(tiny_corpus: Corpus, tmp_
     with pytest.raises(NotFiniteError):
         subject.trained_autoencoder(config, tiny_corpus, tmp_path)
     assert [p.name for p in (tmp_path / "autoencoders").iterdir() if not p.name.endswith(".lock")] == []
+
+
+def weights(network: torch.nn.Module) -> list[bytes]:
+    return [value.numpy().tobytes() for value in network.state_dict().values()]
+
+
+def interrupted(config: RunConfig, corpus: Corpus, cache: Path) -> Path:
+    """What a training has left in the cache that Ctrl-C ended at step 5."""
+    with pytest.MonkeyPatch.context() as patch:
+        steps = iter(range(6))
+
+        def blocks(*arguments: Any) -> Any:
+            if next(steps) == 5:
+                raise KeyboardInterrupt
+            return training_blocks(*arguments)
+
+        patch.setattr(batches, "training_blocks", blocks)
+        with pytest.raises(KeyboardInterrupt):
+            subject.trained_autoencoder(config, corpus, cache)
+    partial = cache / "autoencoders" / f".{subject.autoencoder_hash(config, corpus)}.partial"
+    assert files.read_json(partial / "state.json")["step"] == 5
+    return partial
+
+
+def test_an_interrupted_training_goes_on_and_ends_the_same(
+    tiny_corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_with(steps=9, eval_chunks=100)
+    whole, report = subject.trained_autoencoder(config, tiny_corpus, tmp_path / "whole")
+    partial = interrupted(config, tiny_corpus, tmp_path / "parts")
+    with caplog.at_level(logging.INFO):
+        resumed, same = subject.trained_autoencoder(config, tiny_corpus, tmp_path / "parts")
+    assert "the autoencoder's training goes on at step 5" in caplog.text
+    assert weights(resumed) == weights(whole)
+    assert same.model_copy(update={"train_seconds": report.train_seconds}) == report
+    assert not partial.exists(), "not needed any more"
+    hidden = [p.name for p in (tmp_path / "parts" / "autoencoders").glob(".*")]
+    assert [name for name in hidden if not name.endswith((".lock", ".verified"))] == []
+
+
+@pytest.mark.parametrize("kind", ["killed", "killed while it saves"])
+def test_a_killed_training_goes_on_from_its_last_checkpoint(
+    tiny_corpus: Corpus, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_with(steps=12)
+    config = config.model_copy(
+        update={"train": config.train.model_copy(update={"checkpoint_every_seconds": 1e-9})}
+    )
+    whole, _ = subject.train_autoencoder(config, tiny_corpus)
+    real, saves = checkpoint.save, 0
+
+    def save(folder: Path, *rest: Any) -> None:
+        nonlocal saves
+        saves += 1
+        if saves == 7:
+            if kind == "killed while it saves":
+                os.rename(folder, folder.with_name(f"{folder.name}.previous"))
+            raise SystemExit("killed")
+        real(folder, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save)
+        with pytest.raises(SystemExit):
+            subject.train_autoencoder(config, tiny_corpus, partial=tmp_path / "p")
+    taken = []
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "training_blocks", lambda *a: taken.append(a) or training_blocks(*a))
+        resumed, _ = subject.train_autoencoder(config, tiny_corpus, partial=tmp_path / "p")
+    assert len(taken) == 6, "steps 6 to 11"
+    assert weights(resumed) == weights(whole)
+
+
+@pytest.mark.parametrize("damage", ["cut", "another's", "of the future"])
+def test_a_part_that_does_not_fit_is_left_aside(
+    tiny_corpus: Corpus, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_with(steps=9, eval_chunks=100)
+    partial = interrupted(config, tiny_corpus, tmp_path)
+    if damage == "cut":
+        os.truncate(partial / "model.safetensors", 100)
+    elif damage == "another's":
+        other = interrupted(config_with(steps=9, seed=5), tiny_corpus, tmp_path)
+        shutil.rmtree(partial)
+        other.rename(partial)
+    else:
+        state = files.read_json(partial / "state.json")
+        files.write_json(partial / "state.json", {**state, "format": 9})
+    found, _ = subject.trained_autoencoder(config, tiny_corpus, tmp_path)
+    assert "the autoencoder is trained from its beginning: " in caplog.text
+    assert weights(found) == weights(subject.train_autoencoder(config, tiny_corpus)[0])
+    assert not partial.exists()
+
+
+def test_a_part_that_may_not_be_read_is_not_written_over(
+    tiny_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_with(steps=9, eval_chunks=100)
+    partial = interrupted(config, tiny_corpus, tmp_path)
+
+    def refused(_: Path) -> Path:
+        raise UnreadableError("its owner alone may")
+
+    monkeypatch.setattr(checkpoint, "find", refused)
+    with pytest.raises(UnreadableError, match="its owner alone may"):
+        subject.trained_autoencoder(config, tiny_corpus, tmp_path)
+    assert files.read_json(partial / "state.json")["step"] == 5
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "report.json"])
+def test_a_damaged_autoencoder_is_trained_anew(
+    tiny_corpus: Corpus, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_with(steps=5, eval_chunks=100)
+    first, _ = subject.trained_autoencoder(config, tiny_corpus, tmp_path)
+    path = tmp_path / "autoencoders" / subject.autoencoder_hash(config, tiny_corpus) / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    again, _ = subject.trained_autoencoder(config, tiny_corpus, tmp_path)
+    assert weights(again) == weights(first)
+    assert f"is not used: {name} was altered" in caplog.text
+
+
+def test_an_autoencoder_of_another_shape_is_not_used(
+    tiny_corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Even where its manifest was made to fit."""
+    config, other = config_with(steps=5, eval_chunks=100), config_with(steps=5, eval_chunks=100, latent_dim=7)
+    for each in (config, other):
+        subject.trained_autoencoder(each, tiny_corpus, tmp_path)
+    folder, source = (
+        tmp_path / "autoencoders" / subject.autoencoder_hash(c, tiny_corpus) for c in (config, other)
+    )
+    for path in source.iterdir():
+        shutil.copy(path, folder)
+    manifest = files.read_json(folder / "manifest.json")
+    files.write_json(folder / "manifest.json", {**manifest, "name": folder.name})
+    found, report = subject.trained_autoencoder(config, tiny_corpus, tmp_path)
+    assert found.config.latent_dim == report.latent_dim == 6
+    assert "to_latent.weight has shape (14, 24), wanted is (12, 24)" in caplog.text
 
 
 def _ask(config: RunConfig, corpus: Corpus, cache: Path, log: Path) -> None:

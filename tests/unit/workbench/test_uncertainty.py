@@ -7,9 +7,11 @@ import pytest
 from scipy import stats
 
 from tests.suites.simulated_scores import evaluations, true_brierlm, true_scores
+from workbench import uncertainty
 from workbench.uncertainty import (
     bootstrap,
     cluster_dof,
+    geometric_mean,
     rounds_needed,
     summarise,
     t_quantile,
@@ -103,11 +105,12 @@ def test_ignoring_clusters_would_not_cover() -> None:
     assert np.mean(covered["documents"]) > 0.91
 
 
+@pytest.mark.slow
 def test_the_geometric_mean_is_taken_once() -> None:
     """Taken per batch and averaged it is off by far more than the error, as batches' orders fall below 0."""
     values = estimates(np.random.default_rng(6), 2000, means=np.array([0.2, 0.02, 0.01, 0.005]))
     once = summarise(values, np.arange(2000))
-    per_batch = np.mean([summarise(part, np.arange(4), resamples=0).brierlm for part in np.split(values, 500)])
+    per_batch = np.mean([geometric_mean(part.mean((0, 1))) for part in np.split(values, 500)])
     assert once.brierlm == pytest.approx(100 * np.prod(values.mean((0, 1))) ** 0.25)
     assert abs(per_batch - once.brierlm) > 3 * once.brierlm_se
 
@@ -143,8 +146,12 @@ def test_no_variation_at_all() -> None:
     assert found.score == pytest.approx(100 * np.prod(MEANS) ** 0.25)
 
 
+NUM = 600
+
+
 class TestIntervals:
-    """Simulated evaluations with rare, nested, skewed hits, 1,000 of each kind."""
+    """Simulated evaluations with rare, nested, skewed hits, 600 of each kind: of that many, intervals that hold in
+    90 % only are found out with a chance of 99.3 % where at least 93 % are wanted, of 99.9 % where 94 % are."""
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
@@ -153,13 +160,13 @@ class TestIntervals:
     def test_nominal_95_percent_cover_in_93_to_97(self, strength: float, num_windows: int) -> None:
         """Measured: 94.1 to 95.6 %. A normal quantile, or clusters ignored, would not."""
         truth, covered, weak = true_brierlm(strength), [], 0
-        for values in evaluations(np.random.default_rng(1), strength, 1000, num_windows):
+        for values in evaluations(np.random.default_rng(1), strength, NUM, num_windows):
             found = summarise(values, np.arange(num_windows), resamples=0)
             assert found.brierlm_low is not None
             assert found.brierlm_high is not None
             covered.append(found.brierlm_low <= truth <= found.brierlm_high)
             weak += bool(found.weak_orders)
-        assert weak < 100, "these are evaluations that the delta method is for"
+        assert weak < NUM / 10, "these are evaluations that the delta method is for"
         assert 0.93 <= np.mean(covered) <= 0.97
 
     @pytest.mark.slow
@@ -173,7 +180,7 @@ class TestIntervals:
         truth = true_brierlm(strength)
         bounds = [
             upper_bound(values, np.arange(num_windows))
-            for values in evaluations(np.random.default_rng(2), strength, 1000, num_windows)
+            for values in evaluations(np.random.default_rng(2), strength, NUM, num_windows)
         ]
         assert np.mean(np.array(bounds) >= truth) >= 0.94
 
@@ -183,7 +190,7 @@ class TestIntervals:
         """Where some evaluations of a model are weak and others are not: the interval that is reported, either
         kind. Measured: 93.4 to 98.5 %."""
         truth, covered = true_brierlm(strength), []
-        for values in evaluations(np.random.default_rng(3), strength, 1000, 40):
+        for values in evaluations(np.random.default_rng(3), strength, NUM, 40):
             found = summarise(values, np.arange(40), resamples=0)
             assert found.brierlm_high is not None
             covered.append((found.brierlm_low or 0.0) <= truth <= found.brierlm_high)
@@ -277,6 +284,17 @@ class TestUpperBound:
             missed += how_often * (upper_bound(values, np.arange(96), level=level) < truth)
         assert missed / 20_000 <= 1.3 * (1 - level)
 
+    def test_nothing_on_the_way_to_it_is_computed_twice(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        weights, plain = [], uncertainty._barrier_minimum
+
+        def counted(centre: np.ndarray, inverse: np.ndarray, weight: float) -> np.ndarray:
+            weights.append(weight)
+            return plain(centre, inverse, weight)
+
+        monkeypatch.setattr(uncertainty, "_barrier_minimum", counted)
+        upper_bound(evaluations(np.random.default_rng(3), -2.0, 1, 40)[0], np.arange(40))
+        assert len(weights) == len(set(weights)) > 5
+
     def test_rises_with_the_level(self) -> None:
         values = evaluations(np.random.default_rng(3), -2.0, 1, 40)[0]
         bounds = [upper_bound(values, np.arange(40), level=level) for level in (0.8, 0.95, 0.99)]
@@ -315,6 +333,7 @@ class TestBootstrap:
 
 
 class TestHowManyMore:
+    @pytest.mark.slow
     def test_windows_follow_the_root_law(self) -> None:
         """The number that 100 windows ask for gives the wished-for error when it is drawn."""
         clusters, ratios = np.arange(100), []
@@ -350,6 +369,7 @@ class TestHowManyMore:
         assert summarise(more, clusters).brierlm_se == pytest.approx(wished, rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_simulated_truth_is_what_many_evaluations_average_to() -> None:
     """The simulations above rest on it."""
     for strength in (0.0, -1.5):

@@ -1,0 +1,142 @@
+"""Whole runs with damaged files: refused with the way out, or made anew; the result is that of a sound run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.suites.tiny_runs import tiny_config, traces
+from workbench import checkpoint, files, records
+from workbench.errors import RunError
+from workbench.home import Home
+from workbench.records import Evaluation
+from workbench.runner import execute
+
+pytestmark = pytest.mark.slow
+
+
+def stopped(whole: Path, name: str) -> Path:
+    """A run that Ctrl-C has ended at its first evaluation, at step 7 of 24."""
+    config, home = tiny_config(whole)
+
+    def stop(_: Evaluation) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(config, home.root / name, home=home, on_evaluation=stop)
+    assert checkpoint.read_step(home.root / name / "checkpoint") == 7
+    return home.root / name
+
+
+def require_like_whole(whole: Path, run_dir: Path, home: Home | None = None) -> None:
+    config, own = tiny_config(whole)
+    assert execute(config, run_dir, home=home or own).status == "completed"
+    assert traces(run_dir) == traces(own.root / "whole")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("model.safetensors", r"model\.safetensors cannot be loaded: it has [\d,]+ bytes, written were"),
+        ("optimizer.safetensors", r"optimizer\.safetensors cannot be loaded: it has [\d,]+ bytes"),
+        ("state.json", r"state\.json is damaged"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_and_without_it_the_run_begins_again(
+    whole: Path, name: str, reason: str
+) -> None:
+    run_dir = stopped(whole, f"damaged-{name}")
+    path = run_dir / "checkpoint" / name
+    os.truncate(path, path.stat().st_size // 2)
+    config, home = tiny_config(whole)
+    with pytest.raises(RunError, match=rf"{reason}.* delete that folder to start the run from its beginning"):
+        execute(config, run_dir, home=home)
+    assert reason.split(r"\.")[0] in records.read_record(run_dir).reason
+    shutil.rmtree(run_dir / "checkpoint")
+    require_like_whole(whole, run_dir)
+
+
+def test_a_tampered_position_is_refused(whole: Path) -> None:
+    run_dir = stopped(whole, "tampered")
+    state = files.read_json(run_dir / "checkpoint" / "state.json")
+    position = {name: value for name, value in state.items() if name not in ("format", "files", "sha256")}
+    config, home = tiny_config(whole)
+    for changes in ({"step": -1}, {"loss_sum": "much"}, {"unknown": 1}, {"num_summed": 0.5}):
+        (run_dir / "checkpoint" / "state.json").write_text(json.dumps({**position, **changes}))
+        with pytest.raises(RunError, match=rf"state\.json is damaged: {next(iter(changes))} is .*, wanted is"):
+            execute(config, run_dir, home=home)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_continued(whole: Path) -> None:
+    run_dir = stopped(whole, "earlier")
+    path = run_dir / "checkpoint" / "state.json"
+    names = ("step", "train_seconds", "loss_sum", "num_summed", "grad_norm")
+    path.write_text(json.dumps({name: files.read_json(path)[name] for name in names}))
+    require_like_whole(whole, run_dir)
+
+
+def test_what_a_power_failure_leaves_in_the_logs_is_forgotten(whole: Path) -> None:
+    run_dir = stopped(whole, "power")
+    with (run_dir / "metrics.jsonl").open("ab") as file:
+        file.write(b"\0" * 700 + b'oss": 1.0}\n{"step": 9, "tok')
+    with (run_dir / "evaluations.jsonl").open("ab") as file:
+        file.write(b'{"step": 14, "tokens": 1\xc3')
+    require_like_whole(whole, run_dir)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations.jsonl", "samples.jsonl"])
+def test_a_damaged_log_of_a_finished_run_is_told(whole: Path, tmp_path: Path, name: str) -> None:
+    """Its record alone would say that all is well. What a crash leaves behind the last line does no harm."""
+    config, home = tiny_config(whole)
+    run_dir = tmp_path / "whole"
+    shutil.copytree(home.root / "whole", run_dir)
+    with (run_dir / name).open("ab") as file:
+        file.write(b'{"step": 24, "tok')
+    assert execute(config, run_dir, home=home).status == "completed"
+    lines = (run_dir / name).read_bytes().split(b"\n")
+    (run_dir / name).write_bytes(b"\n".join([lines[0], lines[1][:-9], *lines[2:]]))
+    message = (
+        rf"{name} is damaged: line 2 is not a JSON object; bring the file back from a copy, or delete that line"
+    )
+    with pytest.raises(RunError, match=message):
+        execute(config, run_dir, home=home)
+    assert records.read_record(run_dir).status == "completed"
+
+
+def test_every_entry_of_the_cache_may_be_damaged(
+    whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run that begins, with the first, the middle and the last byte of a file in each entry altered."""
+    _, home = tiny_config(whole)
+    copy = Home(tmp_path / "runs")
+    shutil.copytree(home.cache, copy.cache)
+    damaged = [path for path in copy.cache.glob("*/[0-9a-f]*/*") if path.name != "manifest.json"]
+    assert {path.parent.parent.name for path in damaged} >= {"corpora", "autoencoders", "floors", "posteriors"}
+    for number, path in enumerate(damaged):
+        content = bytearray(path.read_bytes())
+        content[(0, len(content) // 2, len(content) - 2)[number % 3]] ^= 4
+        path.write_bytes(content)
+    require_like_whole(whole, copy.root / "run", copy)
+    entries = {path.parent for path in damaged}
+    assert caplog.text.count("it is set aside as") == len(entries)
+    for path in damaged:
+        original = home.cache / path.relative_to(copy.cache)
+        if path.name != "report.json":  # it says how long the training took
+            assert path.read_bytes() == original.read_bytes(), path.name
+
+
+def test_the_runs_own_autoencoder_damaged(whole: Path) -> None:
+    """The model belongs to those weights: others are not put in their place."""
+    run_dir = stopped(whole, "autoencoder")
+    config, home = tiny_config(whole)
+    for name in ("autoencoder.safetensors", "autoencoder.json"):
+        content = (run_dir / name).read_bytes()
+        (run_dir / name).write_bytes(content[:-9])
+        with pytest.raises(RunError, match=rf"{name}.*; bring it back from a copy, or delete the run's folder"):
+            execute(config, run_dir, home=home)
+        (run_dir / name).write_bytes(content)
+    require_like_whole(whole, run_dir)

@@ -1,0 +1,125 @@
+"""``train.init_from``: a training that starts from another run's weights."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.suites.tiny_runs import BASELINE, tiny_config
+from workbench import checkpoint, records
+from workbench.build import build_model
+from workbench.config import RunConfig
+from workbench.data import prepare
+from workbench.errors import ConfigError, RunError
+from workbench.files import sha256
+from workbench.home import Home
+from workbench.records import Evaluation
+from workbench.runner import execute
+from workbench.tensor_files import read_tensors
+
+
+def going_on(whole: Path, name: str = "whole", **overrides: Any) -> tuple[RunConfig, Home]:
+    return tiny_config(whole, {"train.init_from": name, "train.train_tokens": 256, **overrides})
+
+
+@pytest.mark.slow
+def test_begins_with_its_weights_and_keeps_its_autoencoder(whole: Path, tmp_path: Path) -> None:
+    config, home = going_on(whole)
+    source = home.root / "whole"
+    model, report = build_model(config, prepare(config.data, home.cache), home, run_dir=tmp_path / "none")
+    stored = read_tensors(source / "checkpoint" / checkpoint.WEIGHTS)
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in model.network.state_dict().items())
+    assert report == records.read_autoencoder_report(source)
+    record = execute(config, tmp_path / "tuned", home=home)
+    assert (record.status, record.step) == ("completed", 2)
+    assert record.environment["initial"] == {
+        "run_id": "whole",
+        "name": "whole",
+        "folder": str(source.resolve()),
+        "weights_sha256": sha256(source / "checkpoint" / checkpoint.WEIGHTS),
+        "autoencoder_sha256": sha256(source / "autoencoder.safetensors"),
+    }
+    kept = read_tensors(tmp_path / "tuned" / "autoencoder.safetensors")
+    own = read_tensors(source / "autoencoder.safetensors")
+    assert all(torch.equal(kept[name], tensor) for name, tensor in own.items())
+    fresh, _ = tiny_config(whole, {"train.train_tokens": 256})
+    assert fresh.hash() != config.hash(), "it is another experiment than one from new weights"
+
+
+@pytest.mark.slow
+def test_goes_on_without_the_other_run(whole: Path, tmp_path: Path) -> None:
+    """Once it has a checkpoint of its own it needs the other one no more, and still says where it began."""
+    shutil.copytree(whole / "runs" / "whole", tmp_path / "source")
+    config, home = going_on(whole, str(tmp_path / "source"), **{"train.train_tokens": 1024})
+    undisturbed = execute(config, tmp_path / "undisturbed", home=home)
+
+    def interrupt(_: Evaluation) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(config, tmp_path / "tuned", home=home, on_evaluation=interrupt)
+    broken_off = records.read_record(tmp_path / "tuned")
+    assert (broken_off.status, broken_off.step < undisturbed.step) == ("interrupted", True)
+    shutil.rmtree(tmp_path / "source")
+    done = execute(config, tmp_path / "tuned", home=home)
+    assert (done.status, done.step) == ("completed", undisturbed.step)
+    assert done.environment["initial"] == undisturbed.environment["initial"]
+    weights = [tmp_path / run / "checkpoint" / checkpoint.WEIGHTS for run in ("undisturbed", "tuned")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model.backbone.width": 64}, r"model.backbone.width is 64 here and 32 there"),
+        ({"model.head.num_blocks": 3}, r"model.head.num_blocks is 3 here and 2 there"),
+        ({"autoencoder.norm_eps": 1e-5}, r"autoencoder.norm_eps is 1e-05 here and 1e-06 there"),
+        ({"model.auxiliary_weight": 0.1}, r"auxiliary_weight above 0 is True here and False there"),
+        ({"data.tokenizer.kind": "bpe"}, r"data.tokenizer.kind is 'bpe' here and 'byte' there"),
+        ({"model.head.kind": "flow"}, r"model.head.kind is 'flow' here and 'energy' there"),
+    ],
+)
+def test_another_architecture_is_refused(
+    whole: Path, tmp_path: Path, overrides: dict[str, Any], message: str
+) -> None:
+    config, home = going_on(whole, **overrides)
+    with pytest.raises(ConfigError, match=f"cannot be the beginning: .*{message}"):
+        execute(config, tmp_path / "tuned", home=home)
+    assert not (tmp_path / "tuned" / records.RECORD).exists()
+
+
+def test_another_kind_is_refused(whole: Path, tmp_path: Path) -> None:
+    config, home = tiny_config(whole, {"train.init_from": "whole"}, **BASELINE)
+    with pytest.raises(ConfigError, match=r"model.kind is 'baseline' here and 'calm' there"):
+        execute(config, tmp_path / "tuned", home=home)
+
+
+def test_no_such_run(whole: Path, tmp_path: Path) -> None:
+    config, home = going_on(whole, "nobody")
+    with pytest.raises(RunError, match=r"train.init_from: there is no run 'nobody'; give its folder, or its name"):
+        execute(config, tmp_path / "tuned", home=home)
+
+
+def test_a_run_without_weights(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "runs" / "whole", tmp_path / "source")
+    shutil.rmtree(tmp_path / "source" / "checkpoint")
+    config, home = going_on(whole, str(tmp_path / "source"))
+    with pytest.raises(RunError, match="has no weights yet"):
+        execute(config, tmp_path / "tuned", home=home)
+
+
+@pytest.mark.slow
+def test_a_tokenizer_trained_on_other_text(whole: Path, tmp_path: Path) -> None:
+    bpe = {"data.tokenizer.kind": "bpe", "data.tokenizer.vocab_size": 280, "autoencoder.eval_chunks": 64}
+    small = {"train.train_tokens": 256, "train.num_evaluations": 1, "eval.sample_tokens": 0}
+    config, home = tiny_config(whole, {**bpe, **small})
+    execute(config, home.root / "bpe", home=home)
+    (tmp_path / "other.txt").write_text((whole / "text.txt").read_text().replace("king", "emperor"))
+    other = {"data.corpus": f"text:{tmp_path / 'other.txt'}", "train.init_from": "bpe"}
+    tuned, _ = tiny_config(whole, {**bpe, **small, **other})
+    with pytest.raises(ConfigError, match="has a tokenizer that was trained on other text"):
+        execute(tuned, tmp_path / "tuned", home=home)

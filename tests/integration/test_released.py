@@ -1,0 +1,427 @@
+"""``calm import`` and ``calm export``: released weights as runs, and back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.suites.command_line import Command, Done
+from tests.suites.released_weights import (
+    BEGIN,
+    LANGUAGE_MODEL,
+    PAD,
+    VOCAB,
+    Folders,
+    settings,
+    write_folders,
+    write_weights,
+)
+from tests.suites.tiny_runs import leftovers
+from workbench import records, room
+from workbench.config_file import stored_config
+from workbench.errors import OutputError, RunError
+from workbench.files import sha256
+from workbench.home import Home, open_home
+from workbench.records import RunRecord
+from workbench.released.bring import IMPORTED, Released, import_released
+from workbench.released.export import Exported, export_released
+from workbench.room import Free
+from workbench.tensor_files import read_tensors
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+ROUNDED: dict[str, tuple[str, ...]] = {
+    "the autoencoder": ("0 ",),
+    "its copy": ("1 ae_model.",),
+    "one file, the embedding": ("0 encoder.embed_tokens.",),
+    "one file, the output layer": ("0 decoder.lm_head_weight",),
+    "the autoencoder and the copy's decoder": ("0 ", "1 ae_model.decoder."),
+    "the autoencoder and the copy's encoder": ("0 ", "1 ae_model.encoder."),
+    "the head": ("1 mlp_generator.",),
+    "the head under its other name": ("1 generative_head.",),
+}
+"""Number of the folder and beginning of the names of what is stored in a narrower type than its twin."""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """Its cache is shared: the text is prepared once."""
+    return open_home(tmp_path_factory.mktemp("released") / "runs")
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return tmp_path / "theirs"
+
+
+@pytest.fixture(scope="module")
+def imported(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, to be left as it is."""
+    root = tmp_path_factory.mktemp("imported")
+    bring(write_folders(root), home, root / "run")
+    return root / "run"
+
+
+def bring(folders: Folders, home: Home, run_dir: Path, **options: Any) -> RunRecord:
+    return bring_again(Released(folders.autoencoder, folders.language_model), home, run_dir, **options)
+
+
+def bring_again(released: Released, home: Home, run_dir: Path, **options: Any) -> RunRecord:
+    return import_released(released, run_dir, home=home, overrides=settings(home.root.parent), **options)
+
+
+def same_bits(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert found[name].dtype == tensor.dtype, name
+        assert torch.equal(bits(found[name]), bits(tensor)), name
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """-0.0 is not 0.0."""
+    return tensor.contiguous().view({2: torch.int16, 4: torch.int32}[tensor.dtype.itemsize])
+
+
+def test_weights_that_do_not_fit_on_the_disk_are_refused_before_anything_is_written(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = write_folders(tmp_path)
+    monkeypatch.setattr(room, "free_room", lambda folder: Free(bytes=100_000, files=None))
+    with pytest.raises(OutputError, match=r"the import needs about .* in .*, 100 kB are free; free some"):
+        bring(folders, open_home(tmp_path / "new"), tmp_path / "new" / "theirs")
+    assert list((tmp_path / "new").iterdir()) == []
+    monkeypatch.setattr(room, "free_room", lambda folder: Free(bytes=2_000_000, files=None))
+    assert bring(folders, home, tmp_path / "theirs").status == "completed"
+
+
+def weights_of(folder: Path) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for path in folder.glob("*.safetensors"):
+        found |= load_file(path)
+    return found
+
+
+def again(done: Exported) -> Released:
+    return Released(done.autoencoder, done.language_model)
+
+
+class TestThereAndBack:
+    @pytest.mark.parametrize(
+        ("dtype", "layout"), [("float32", "safetensors"), ("bfloat16", "sharded bin"), ("float16", "bin")]
+    )
+    def test_bit_for_bit(self, tmp_path: Path, home: Home, run_dir: Path, dtype: str, layout: str) -> None:
+        """Import, export, import: the released tensors and our own are the same bits, in the stored type."""
+        folders = write_folders(tmp_path, dtype=DTYPES[dtype], layout=layout)
+        bring(folders, home, run_dir)
+        done = export_released(run_dir, tmp_path / "out")
+        same_bits(weights_of(done.autoencoder), folders.autoencoder_weights)
+        same_bits(weights_of(done.language_model), folders.language_model_weights)
+        assert done.dtypes == {dtype: len(folders.autoencoder_weights) + len(folders.language_model_weights)}
+        config = json.loads((done.language_model / "config.json").read_text())
+        assert config.items() >= {**LANGUAGE_MODEL, "ae_path": "../autoencoder"}.items()
+        assert (done.language_model / config["ae_path"]).resolve() == done.autoencoder.resolve()
+        assert config["torch_dtype"] == dtype
+        assert (done.language_model / "tokenizer.json").read_bytes() == folders.tokenizer.read_bytes()
+        second_dir = tmp_path / "again"
+        bring_again(again(done), home, second_dir)
+        for file in ("autoencoder.safetensors", "checkpoint/model.safetensors"):
+            same_bits(read_tensors(second_dir / file), read_tensors(run_dir / file))
+        configs = [stored_config(folder / "config.yaml") for folder in (run_dir, second_dir)]
+        assert configs[0].hash() == configs[1].hash(), "where the tokenizer lies is no part of it"
+
+    @pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("rounded", ROUNDED)
+    def test_of_two_copies_one_may_be_rounded(
+        self, tmp_path: Path, home: Home, run_dir: Path, rounded: str, narrow: torch.dtype
+    ) -> None:
+        """The other one is read, whichever it is: both come back as they were, also the sign of a zero."""
+        folders = write_folders(tmp_path, drop=("ae_model.",) if rounded.startswith("one file") else ())
+        parts = [folders.autoencoder_weights, folders.language_model_weights]
+        for tensor in {id(tensor): tensor for part in parts for tensor in part.values()}.values():
+            tensor.view(-1)[0] = -0.0
+        stored = [
+            {name: t.to(narrow) if f"{i} {name}".startswith(ROUNDED[rounded]) else t for name, t in part.items()}
+            for i, part in enumerate(parts)
+        ]
+        for folder, part in zip((folders.autoencoder, folders.language_model), stored, strict=True):
+            write_weights(folder, part)
+        bring(folders, home, run_dir)
+        done = export_released(run_dir, tmp_path / "out")
+        for folder, part in zip((done.autoencoder, done.language_model), stored, strict=True):
+            same_bits(weights_of(folder), part)
+        assert len(done.dtypes) == 2
+
+    def test_two_narrow_types_of_equal_values(self, tmp_path: Path, home: Home, run_dir: Path) -> None:
+        """float16 beside bfloat16: neither holds the other's values, but those of both."""
+        folders = write_folders(tmp_path)
+        both = [
+            {name: t.to(torch.float8_e5m2).to(torch.bfloat16) for name, t in part.items()}
+            for part in (folders.autoencoder_weights, folders.language_model_weights)
+        ]
+        both[1] = {name: t.half() if name.startswith("ae_model.") else t for name, t in both[1].items()}
+        for folder, part in zip((folders.autoencoder, folders.language_model), both, strict=True):
+            write_weights(folder, part)
+        bring(folders, home, run_dir)
+        done = export_released(run_dir, tmp_path / "out")
+        for folder, part in zip((done.autoencoder, done.language_model), both, strict=True):
+            same_bits(weights_of(folder), part)
+
+    @pytest.mark.parametrize("dropped", ["ae_model.", "generative_head.", "mlp_generator."])
+    def test_without_what_is_there_twice(self, tmp_path: Path, home: Home, run_dir: Path, dropped: str) -> None:
+        folders = write_folders(tmp_path, drop=(dropped,))
+        bring(folders, home, run_dir)
+        done = export_released(run_dir, tmp_path / "out")
+        same_bits(weights_of(done.language_model), folders.language_model_weights)
+
+    @pytest.mark.parametrize("dropped", ["encoder.embed_tokens.weight", "decoder.lm_head_weight"])
+    def test_one_name_of_the_tied_matrix(self, tmp_path: Path, home: Home, run_dir: Path, dropped: str) -> None:
+        folders = write_folders(tmp_path)
+        weights = {name: tensor for name, tensor in folders.autoencoder_weights.items() if name != dropped}
+        write_weights(folders.autoencoder, weights)
+        bring(folders, home, run_dir)
+        same_bits(weights_of(export_released(run_dir, tmp_path / "out").autoencoder), weights)
+
+    def test_shards(self, tmp_path: Path, home: Home, run_dir: Path) -> None:
+        folders = write_folders(tmp_path)
+        bring(folders, home, run_dir)
+        done = export_released(run_dir, tmp_path / "out", shard_bytes=60_000)
+        files = sorted(path.name for path in done.language_model.glob("*.safetensors"))
+        assert len(files) > 3
+        assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+        largest = max(tensor.nbytes for tensor in folders.language_model_weights.values())
+        assert all(sum(t.nbytes for t in load_file(p).values()) <= max(60_000, largest)
+                   for p in done.language_model.glob("*.safetensors"))  # fmt: skip
+        same_bits(weights_of(done.language_model), folders.language_model_weights)
+        bring_again(again(done), home, tmp_path / "again")
+
+    def test_rounding_is_said_and_done_once(self, tmp_path: Path, home: Home, run_dir: Path) -> None:
+        folders = write_folders(tmp_path)
+        bring(folders, home, run_dir, dtype="bfloat16")
+        kept = json.loads((run_dir / IMPORTED).read_text())
+        assert list(kept["language_model"]["tensors"]) == ["bfloat16"]
+        done = export_released(run_dir, tmp_path / "out")
+        rounded = {name: tensor.bfloat16() for name, tensor in folders.language_model_weights.items()}
+        same_bits(weights_of(done.language_model), rounded)
+        wide = export_released(run_dir, tmp_path / "wide", dtype="float32")
+        same_bits(weights_of(wide.language_model), {name: tensor.float() for name, tensor in rounded.items()})
+
+    @pytest.mark.parametrize("narrow", ["bfloat16", "float16"])
+    def test_values_that_a_type_cannot_hold(self, tmp_path: Path, home: Home, run_dir: Path, narrow: str) -> None:
+        """float32 has values above the largest bfloat16."""
+        folders = write_folders(tmp_path)
+        largest = torch.full((32,), torch.finfo(torch.float32).max)
+        write_weights(
+            folders.language_model, {**folders.language_model_weights, "transformer.norm.weight": largest}
+        )
+        bring(folders, home, run_dir)
+        with pytest.raises(
+            RunError, match=f"transformer.norm.weight holds values that {narrow} cannot; .*float32"
+        ):
+            export_released(run_dir, tmp_path / "out", dtype=narrow)
+        assert not (tmp_path / "out").exists()
+        export_released(run_dir, tmp_path / "out")
+
+    @pytest.mark.slow
+    def test_a_run_of_ours(self, whole: Path, tmp_path: Path) -> None:
+        """Exported, its tensors are the network's; the tokenizer has no released form, and that is said."""
+        run_dir = whole / "runs" / "whole"
+        done = export_released(run_dir, tmp_path / "out")
+        assert done.notes == [
+            "no tokenizer.json was written: this run's ids are the workbench's own (byte tokenizer)"
+        ]
+        assert json.loads((done.language_model / "config.json").read_text())["ae_path"] == "../autoencoder"
+        assert "ae_path" not in json.loads((done.autoencoder / "config.json").read_text())
+        ours, theirs = read_tensors(run_dir / "checkpoint" / "model.safetensors"), weights_of(done.language_model)
+        assert torch.equal(theirs["transformer.embed_tokens.weight"], ours["embedding.weight"])
+        qkv = [theirs[f"transformer.layers.1.self_attn.{x}_proj.weight"] for x in "qkv"]
+        assert torch.equal(torch.cat(qkv), ours["backbone.layers.1.attention.qkv.weight"])
+        assert torch.equal(theirs["generative_head.noise_embd.weight"], ours["head.embed_noise.weight"])
+        own = read_tensors(run_dir / "autoencoder.safetensors")
+        assert torch.equal(theirs["ae_model.decoder.lm_head_weight"], own["embedding.weight"])
+
+
+DAMAGE: dict[str, tuple[Any, str]] = {
+    "no json": ("{", "is damaged: "),
+    "a list": ([], "autoencoder: its config.json is missing"),
+    "a number": ({"language_model": 3}, "language_model: its config.json is missing"),
+    "a part is missing": ({"autoencoder": None}, "autoencoder: its config.json is missing"),
+    "settings": ({"language_model": {"config": 3}}, "language_model: its config.json is missing"),
+    "no tensors": ({"autoencoder": {"tensors": 3}}, "autoencoder: no tensors are listed by their types"),
+    "another type": ({"language_model": {"tensors": {"int8": ["x"]}}}, "'int8' is listed"),
+    "no list": ({"language_model": {"tensors": {"float32": 3}}}, "no list of names"),
+    "no names": ({"language_model": {"tensors": {"float32": [3]}}}, "no list of names"),
+    "another name": ({"language_model": {"tensors": {"float32": ["nope"]}}}, "this model has no nope"),
+    "of the other": ({"autoencoder": {"tensors": {"float32": ["embed_proj.0.bias"]}}}, "has no embed_proj.0.bias"),
+    "no names at all": ({"autoencoder": {"tensors": {}}}, "encoder.embed_tokens.weight is not listed"),
+    "twice": (
+        {"autoencoder": {"tensors": {"float32": ["encoder.norm.weight"], "float16": ["encoder.norm.weight"]}}},
+        "encoder.norm.weight is listed twice",
+    ),
+    "newer": ({"format": 99}, "was written by a newer workbench"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_account_of_the_import(imported: Path, tmp_path: Path, damage: str) -> None:
+    change, message = DAMAGE[damage]
+    path = imported / IMPORTED
+    whole = path.read_text()
+    tree = json.loads(whole)
+    for key, value in change.items() if isinstance(change, dict) else ():
+        tree[key] = {**tree[key], **value} if isinstance(value, dict) else value
+    path.write_text(
+        change if isinstance(change, str) else json.dumps(tree if isinstance(change, dict) else change)
+    )
+    try:
+        with pytest.raises(RunError) as refused:
+            export_released(imported, tmp_path / "out")
+    finally:
+        path.write_text(whole)
+    assert str(refused.value).startswith(str(path))
+    assert message in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_of_a_run_that_has_not_ended_are_said_to_be(imported: Path, tmp_path: Path) -> None:
+    run_dir = shutil.copytree(imported, tmp_path / "run")
+    assert not any("last checkpoint" in note for note in export_released(run_dir, tmp_path / "whole").notes)
+    record = records.read_record(run_dir).model_copy(update={"status": "interrupted", "step": 7, "num_steps": 9})
+    records.write_record(run_dir, record)
+    said = "the run is interrupted at step 7 of 9: these are the weights of its last checkpoint"
+    assert said in export_released(run_dir, tmp_path / "out").notes
+
+
+class TestTheRun:
+    def test_record(self, tmp_path: Path, home: Home, run_dir: Path) -> None:
+        folders = write_folders(tmp_path, layout="bin")
+        record = bring(folders, home, run_dir, trained_tokens=10_000)
+        assert records.read_record(run_dir) == record
+        assert (record.status, record.kind, record.head) == ("completed", "calm", "energy")
+        assert 10_000 <= record.tokens < 10_000 + 32 * 1024
+        assert record.step == record.num_steps > 0
+        assert record.compute["train_flops"] > 0
+        unique = [t for n, t in folders.language_model_weights.items() if not n.startswith(("ae_", "generative_"))]
+        assert record.parameters["total"] == sum(t.numel() for t in unique)
+        kept = json.loads((run_dir / IMPORTED).read_text())
+        for which, folder in (("autoencoder", folders.autoencoder), ("language_model", folders.language_model)):
+            listed = {file["name"]: file["sha256"] for file in kept[which]["files"]}
+            assert listed == {name: sha256(folder / name) for name in ("config.json", "pytorch_model.bin")}
+            assert kept[which]["folder"] == str(folder)
+        assert kept["tokenizer"]["sha256"] == sha256(folders.tokenizer)
+        assert kept["versions"]["torch"] == torch.__version__
+        assert set(record.environment["imported"]) == {"autoencoder", "language_model"}
+        tokenizer = stored_config(run_dir / "config.yaml").data.tokenizer
+        assert (tokenizer.kind, tokenizer.num_ids) == ("pretrained", VOCAB)
+        assert (tokenizer.end_id, tokenizer.pad_id) == (BEGIN, PAD)
+        assert leftovers(run_dir) == []
+
+    def test_nothing_known_of_the_training(self, tmp_path: Path, home: Home, run_dir: Path) -> None:
+        record = bring(write_folders(tmp_path), home, run_dir)
+        assert (record.step, record.tokens) == (0, 0)
+        assert "train_flops" not in record.compute
+        assert record.compute["infer_flops_per_token"] > 0
+
+
+class TestCommands:
+    @pytest.fixture
+    def calm(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+        return Command(tmp_path, monkeypatch, capsys)
+
+    def bring(self, calm: Command, folders: Folders, *more: str) -> Done:
+        chosen = [part for name, value in settings(calm.folder).items() for part in ("--set", f"{name}={value}")]
+        return calm("import", *folders.arguments(), "--name", "theirs", *chosen, *more)
+
+    @pytest.mark.slow
+    def test_from_import_to_export(self, calm: Command, tmp_path: Path) -> None:
+        folders = write_folders(tmp_path, layout="sharded bin", dtype=torch.bfloat16)
+        done = self.bring(calm, folders)
+        assert (done.code, "parameters: backbone" in done.out) == (0, True), done.err
+        run_dir = tmp_path / "runs" / "single" / "theirs"
+        assert records.read_record(run_dir).final is None
+        scored = calm("evaluate", "theirs", "--json")
+        assert scored.code == 0, scored.err
+        final = records.read_record(run_dir).final
+        assert final is not None
+        assert json.loads(scored.out)["brier"]["brier"] == final.brier.brier
+        assert records.read_evaluations(run_dir) == [final]
+        assert calm("sample", "theirs", "--prompt", "the king and", "--tokens", "8").code == 0
+        tuned = calm(
+            "train", run_dir / "config.yaml", "--name", "tuned", "--tracking-uri", "none", "--json",
+            "--set", "train.init_from=theirs", "--set", "train.train_tokens=2048",
+            "--set", "train.stop_diverged=false",
+        )  # fmt: skip
+        assert tuned.code == 0, tuned.err
+        record = RunRecord.model_validate_json(tuned.out)
+        assert (record.status, record.step) == ("completed", 2)
+        initial = record.environment["initial"]
+        assert initial["run_id"] == "theirs"
+        assert initial["weights_sha256"] == sha256(run_dir / "checkpoint" / "model.safetensors")
+        tuned_dir = next((tmp_path / "runs" / "single").glob("tuned-*"))
+        first, last = (read_tensors(d / "checkpoint" / "model.safetensors") for d in (run_dir, tuned_dir))
+        moved = max(float((first[name] - last[name]).abs().max()) for name in first)
+        assert 0 < moved < 0.05, "two steps from the imported weights"
+        kept = [read_tensors(d / "autoencoder.safetensors") for d in (run_dir, tuned_dir)]
+        same_bits(kept[1], kept[0])
+        compared = calm("compare", "theirs", tuned_dir, "--no-seeds")
+        assert compared.code == 0, compared.err
+        out = calm("export", "theirs", tmp_path / "out", "--json")
+        assert out.code == 0, out.err
+        same_bits(weights_of(tmp_path / "out" / "language-model"), folders.language_model_weights)
+        assert calm("export", tuned_dir, tmp_path / "tuned").code == 0
+        assert {t.dtype for t in weights_of(tmp_path / "tuned" / "language-model").values()} == {torch.float32}
+
+    @pytest.mark.slow
+    def test_one_message_and_code_2(self, calm: Command, tmp_path: Path, whole: Path) -> None:
+        folders = write_folders(tmp_path)
+        assert self.bring(calm, folders).code == 0
+        for done, message in (
+            (self.bring(calm, folders), "already holds a run"),
+            (self.bring(calm, folders, "--study", "nowhere"), "there is no study 'nowhere'"),
+            (calm("export", "theirs", tmp_path / "out", "--dtype", "int8"), "one of float32, bfloat16, float16"),
+            (self.bring(calm, folders, "--trained-tokens", "0"), "a number above 0, 0.0 given"),
+            (calm("export", "theirs", tmp_path), "holds something already"),
+            (calm("rerun", "theirs", "--tracking-uri", "none"), "holds imported weights, whose training"),
+            (calm("export", "nobody", tmp_path / "out"), "no run 'nobody'"),
+            (calm("import", tmp_path, tmp_path, "--name", "x"), "it has no config.json"),
+        ):
+            assert done.code == 2, done
+            assert message in done.err
+            assert "Traceback" not in done.err
+        chosen = calm("import", *folders.arguments(), "--name", "y", "--set", "model.chunk_size=2")
+        assert (chosen.code, "model is what the released weights say" in chosen.err) == (2, True)
+        assert not (tmp_path / "out").exists()
+        assert [p for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+class TestBesideAStudy:
+    def test_in_its_table_and_report(self, tmp_path: Path) -> None:
+        from analysis.table import load_runs
+        from tests.suites.run_folders import make_run_folder
+        from workbench.rescore import rescore
+
+        folders, home = write_folders(tmp_path), open_home(tmp_path / "runs")
+        make_run_folder(home.root / "study" / "a", study="study")
+        run_dir = home.root / "study" / "theirs"
+        import_released(
+            Released(folders.autoencoder, folders.language_model),
+            run_dir,
+            home=home,
+            study="study",
+            trained_tokens=10_000,
+            overrides=settings(tmp_path),
+        )
+        rescore(run_dir, home, {})
+        table = load_runs(home.root, ["study"])
+        row = table.runs.set_index("run_id").loc["theirs"]
+        assert (row["kind"], row["at_budget"], row["status"]) == ("calm", True, "completed")
+        assert row["train_flops"] > 0
+        points = table.evaluations[table.evaluations["run_id"] == "theirs"]
+        assert len(points) == 1
+        assert points["phase"].item() == "constant"

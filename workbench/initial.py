@@ -1,0 +1,110 @@
+"""Starting a training from another run's weights (``train.init_from``): fine-tuning, of imported weights too.
+
+The new run has its own folder, steps and record; the other one gives the network's first weights and the frozen
+autoencoder. Its training is not counted as the new run's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from workbench import checkpoint, files, records
+from workbench.config import CalmConfig, RunConfig
+from workbench.config_file import stored_config
+from workbench.data import Corpus
+from workbench.errors import ConfigError, RunError
+from workbench.head_sections import HeadSection, OwnHeadConfig
+from workbench.home import Home
+from workbench.records import RunRecord
+
+_AUTOENCODER = ("latent_dim", "width", "mlp_width", "encoder_layers", "decoder_layers", "norm_eps")
+"""Fields that say what the autoencoder's weights mean."""
+_HEAD = ("kind", "num_blocks", "noise_dim", "time_dim", "num_steps", "noise_schedule")
+_TOKENIZER = ("kind", "vocab_size", "sha256", "end_id", "pad_id")
+
+
+def initial_run(config: RunConfig, home: Home) -> Path | None:
+    """Folder of the run that a resolved configuration starts from, if any.
+
+    Raises RunError where there is no such run or it has no weights, and ConfigError where its architecture or its
+    tokenizer is another."""
+    named = config.train.init_from
+    if named is None:
+        return None
+    for place in (Path(named), home.root / named, home.single_runs() / named):
+        if os.path.exists(place / records.RECORD):
+            _require_same(config, place)
+            return place
+    raise RunError(f"train.init_from: there is no run {named!r}; give its folder, or its name below {home.root}")
+
+
+def _require_same(config: RunConfig, run_dir: Path) -> None:
+    record = records.read_record(run_dir)
+    if checkpoint.find(run_dir / records.CHECKPOINT) is None:
+        raise RunError(f"train.init_from: {run_dir} has no weights yet (status: {record.status}); train it first")
+    theirs = stored_config(run_dir / records.CONFIG)
+    there = _meaning(theirs)
+    differences = [
+        f"{name} is {mine!r} here and {there.get(name)!r} there"
+        for name, mine in _meaning(config).items()
+        if mine != there.get(name)
+    ]
+    if differences:
+        raise ConfigError(
+            f"train.init_from: {run_dir} cannot be the beginning: {'; '.join(differences[:4])}; start from that "
+            "run's own config.yaml"
+        )
+
+
+def _meaning(config: RunConfig) -> dict[str, Any]:
+    """Dotted fields that must be the same for weights to mean the same."""
+    model, tokenizer = config.model, config.data.tokenizer
+    found: dict[str, Any] = {"model.kind": model.kind}
+    found |= {f"model.backbone.{name}": value for name, value in model.backbone.model_dump().items()}
+    found |= {f"data.tokenizer.{name}": getattr(tokenizer, name) for name in _TOKENIZER}
+    if isinstance(model, CalmConfig):
+        found |= {"model.chunk_size": model.chunk_size, "model.input_mode": model.input_mode}
+        found |= {"model.auxiliary_weight above 0": model.auxiliary_weight > 0}
+        found |= _head(model.head)
+        found |= {f"autoencoder.{name}": getattr(config.autoencoder, name) for name in _AUTOENCODER}
+    return found
+
+
+def _head(head: HeadSection) -> dict[str, Any]:
+    """Of a head from outside the package nobody knows what its fields do: all of them, but those of sampling."""
+    names: Iterable[str] = _HEAD
+    if isinstance(head, OwnHeadConfig):
+        names = [name for name in type(head).model_fields if name not in head.sampling_fields]
+    return {f"model.head.{name}": getattr(head, name, None) for name in names}
+
+
+def require_same_vocabulary(config: RunConfig, corpus: Corpus, run_dir: Path) -> None:
+    """Raises ConfigError where a tokenizer that was trained on a text was trained on another one."""
+    other = records.read_record(run_dir).data_hash
+    if config.data.tokenizer.kind == "bpe" and other != corpus.hash:
+        raise ConfigError(
+            f"train.init_from: {run_dir} has a tokenizer that was trained on other text (data {other}, here "
+            f"{corpus.hash}); its ids mean other tokens. use the same text"
+        )
+
+
+def noted(config: RunConfig, home: Home, existing: RunRecord | None) -> dict[str, Any]:
+    """For the environment of a run's record: which run it started from, as noted when it began."""
+    if existing is not None:
+        return {name: value for name, value in existing.environment.items() if name == "initial"}
+    found = initial_run(config, home)
+    return {} if found is None else {"initial": _described(found)}
+
+
+def _described(run_dir: Path) -> dict[str, Any]:
+    record = records.read_record(run_dir)
+    found = checkpoint.find(run_dir / records.CHECKPOINT)
+    assert found is not None, "initial_run has looked"
+    described: dict[str, Any] = {"run_id": record.run_id, "name": record.name, "folder": str(run_dir.resolve())}
+    described["weights_sha256"] = files.sha256(found / checkpoint.WEIGHTS)
+    described |= {key: value for key, value in record.environment.items() if key == "own_head"}
+    own = run_dir / records.AUTOENCODER_WEIGHTS
+    return described | ({"autoencoder_sha256": files.sha256(own)} if own.exists() else {})
