@@ -62,9 +62,8 @@ def check_answers(uri: str) -> None:
     MLflow itself would retry a database for more than a minute."""
     try:
         reach(uri, ANSWER_SECONDS)
-        scheme = urlsplit(uri).scheme.partition("+")[0]
-        if scheme not in ("sqlite", "http", "https"):
-            _log_in(uri, scheme)
+        if is_server(uri):
+            _log_in(uri, urlsplit(uri).scheme.partition("+")[0])
     except Exception as error:  # a database driver may raise its own
         raise cannot_use(uri, error) from None
 
@@ -119,6 +118,11 @@ def follow_home(home: Home) -> bool:
 
 def is_file(uri: str) -> bool:
     return urlsplit(uri).scheme.startswith("sqlite")
+
+
+def is_server(uri: str) -> bool:
+    """A database that MLflow reaches itself, neither a file nor a web server."""
+    return not is_file(uri) and not urlsplit(uri).scheme.startswith("http")
 
 
 def seconds_to_open(uri: str) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,11 @@ from workbench.tracking_launches import STUDY
 from workbench.tracking_schema import without_password
 from workbench.tracking_views import experiment_tags, missing_tags
 
-__all__ = ["MlflowException", "find_experiment", "forget_places", "migrate"]
+__all__ = ["MlflowException", "find_experiment", "forget_places", "migrate", "one_migration"]
+
+one_migration = threading.Lock()
+"""Held while MLflow may make tables: alembic, which does it, keeps what it works on in global names, so that two
+threads at it, if only in different databases, spoil each other's."""
 
 logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # outages are reported by the tracker, in one line
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -83,5 +88,6 @@ def forget_places() -> None:
 
 def migrate(path: Path, artifacts: Path) -> None:
     """Create MLflow's tables in a fresh sqlite file (about 5 s)."""
-    store = SqlAlchemyStore(f"sqlite:///{path}", artifacts.as_uri())
-    store.engine.dispose()
+    with one_migration:
+        store = SqlAlchemyStore(f"sqlite:///{path}", artifacts.as_uri())
+        store.engine.dispose()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from tests.suites.mlflow_shown import client
 from tests.suites.run_folders import make_run_folder
 from workbench import tracking_database, tracking_schema
 from workbench.errors import TrackingError
-from workbench.home import Home
+from workbench.home import Home, open_home
 from workbench.tracking import Tracker, link, open_tracker
 
 # Opening
@@ -92,6 +95,20 @@ def test_the_database_is_in_wal_mode_and_artifacts_lie_in_the_home(home: Home, t
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     location = client(tracker).get_experiment_by_name("single").artifact_location
     assert location == f"{home.artifacts.as_uri()}/single"
+
+
+@pytest.mark.slow
+def test_two_threads_of_a_process_make_two_databases(tmp_path: Path) -> None:
+    """Alembic keeps what it works on in global names."""
+    homes = [open_home(tmp_path / name) for name in ("one", "two", "three")]
+    together = threading.Barrier(len(homes))
+
+    def opened(home: Home) -> str:
+        together.wait(60)
+        return client(open_tracker(None, experiment="demo", home=home)).get_experiment_by_name("demo").name
+
+    with ThreadPoolExecutor(len(homes)) as threads:
+        assert list(threads.map(opened, homes)) == ["demo"] * len(homes)
 
 
 def test_passwords_are_not_stored() -> None:
