@@ -172,6 +172,7 @@ def write_summary(launch: Launch) -> dict[str, Any]:
         "num_failed": state.search.failed + state.cells.failed,
         "num_cells": state.cells.complete,
         "best": best and {"run_id": best.user_attrs["runs"][0], "params": best.params, "score": best.value},
+        "in_vain": state.in_vain,
         "failures": [{"what": r.label, "reason": r.reason} for r in state.of_state("fail")],
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -140,7 +140,7 @@ def _describe(at: Place, run_id: str, spec: dict[str, Any]) -> None:
 
 
 def finish_launch(at: Place, run_id: str, summary: dict[str, Any], artifacts: list[Path]) -> None:
-    """Its summary, as metrics and as a file, its artifacts, then its end."""
+    """Its summary, as metrics and as a file, its artifacts, then its end: as failed where all was in vain."""
     now = int(1000 * time.time())
     numbers = {k: v for k, v in config_file.flatten(summary).items() if type(v) in (int, float)}
     metrics = [Metric(f"study/{key}", float(value), now, 0) for key, value in sorted(numbers.items())]
@@ -154,7 +154,7 @@ def finish_launch(at: Place, run_id: str, summary: dict[str, Any], artifacts: li
         at.client.set_tag(run_id, "calm.summary", sent)
     for path in artifacts:
         at.client.log_artifact(run_id, str(path))
-    end_launch(at, run_id, "FINISHED")
+    end_launch(at, run_id, "FAILED" if summary.get("in_vain") else "FINISHED")
 
 
 def end_launch(at: Place, run_id: str, status: str) -> None:

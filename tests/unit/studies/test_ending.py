@@ -93,6 +93,7 @@ def test_bad_numbers_alone_are_no_answer(tmp_path: Path, monkeypatch: pytest.Mon
     said = "(0 failed, 2 were pruned), most often (2 times): diverged at step 40; all of them: calm study status"
     assert said in result.stderr
     assert "retry" not in result.output
+    assert progress.write_summary(launch)["in_vain"]
 
 
 def test_the_commonest_reason_is_told_whatever_the_runs_are_called() -> None:

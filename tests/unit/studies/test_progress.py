@@ -51,6 +51,7 @@ def test_the_summary(tmp_path, monkeypatch):
     summary = progress.write_summary(launch)
     assert json.loads((launch.folder / "summary.json").read_text()) == summary
     assert (summary["num_trials"], summary["num_complete"], summary["num_failed"]) == (5, 5, 1)
+    assert not summary["in_vain"]
     best = launch.search.best_trial
     assert summary["best"] == {"run_id": best.user_attrs["runs"][0], "params": best.params, "score": best.value}
     assert summary["importance"] is None

@@ -21,6 +21,7 @@ from workbench import files, records
 from workbench.home import Home, open_home
 from workbench.system_usage import SYSTEM, SystemPoint
 from workbench.tracking import NullTracker, Outcome, Tracker, link, open_tracker
+from workbench.tracking_launches import read_launches
 
 
 class TestNullTracker(TrackerSuite):
@@ -211,6 +212,15 @@ def test_a_study_has_its_question_specification_and_summary(home: Home) -> None:
     assert run.info.status == "FINISHED"
     assert set(artifacts(client(tracker), str(parent))) == {"spec.yaml", "summary.yaml"}
     assert client(tracker).get_experiment(run.info.experiment_id).name == "demo"
+
+
+def test_a_study_without_an_answer_has_failed(home: Home) -> None:
+    tracker = open_tracker(None, experiment="demo", home=home)
+    parent = tracker.start_study("demo", {})
+    tracker.finish_study(parent, {"num_trials": 2, "in_vain": True}, [])
+    run = client(tracker).get_run(parent)
+    assert (run.info.status, run.data.metrics) == ("FAILED", {"study/num_trials": 2})
+    assert [row.status for row in read_launches(home, "demo")] == ["FAILED"]
 
 
 def test_another_process_finds_the_parent_of_a_study(home: Home) -> None:
