@@ -11,21 +11,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.bench.direct_energy import direct_energy_loss
 from tests.suites.small import VOCAB, build_calm, rng, small_config, tokens
 from workbench.config import RunConfig
 from workbench.optim import build_adamw
 
-pytest.importorskip("transformers")
 
-from tests.bench.direct_energy import direct_energy_loss
-from tests.bench.plain_training import PlainCalm, plain_optimizer, plain_step
+def plain_form() -> Any:
+    """The benchmark's module. It imports transformers, which takes seconds: where these tests run, not where all
+    tests are collected."""
+    pytest.importorskip("transformers")
+    from tests.bench import plain_training
+
+    return plain_training
 
 
 def both(num_kv_heads: int = 2) -> tuple[Any, Any, RunConfig]:
     """A CALM and the plain form with its weights (``Any``: torch does not say what a module's parts are)."""
     config = small_config(backbone={"num_kv_heads": num_kv_heads}, head={"distance": "power"})
     calm = build_calm(config)
-    plain = PlainCalm(config, VOCAB)
+    plain = plain_form().PlainCalm(config, VOCAB)
     copy_weights(calm, plain)
     return calm, plain, config
 
@@ -166,7 +171,7 @@ def test_steps_change_the_weights_as_ours_do() -> None:
     ours = build_adamw(
         calm.network, lr=config.optim.lr, betas=config.optim.betas, weight_decay=config.optim.weight_decay
     )
-    other = plain_optimizer(plain, config)
+    other = plain_form().plain_optimizer(plain, config)
     frozen = [parameter.clone() for parameter in plain.encoder.parameters()]
     for seed in range(3):
         batch = tokens(3, 32, seed=seed)
@@ -175,7 +180,7 @@ def test_steps_change_the_weights_as_ours_do() -> None:
         calm.training_loss(batch, rng=rng(seed)).mean().backward()
         nn.utils.clip_grad_norm_(calm.network.parameters(), config.optim.clip)
         ours.step()
-        plain_step(plain, other, batch, config, *noise)
+        plain_form().plain_step(plain, other, batch, config, *noise)
     batch = tokens(3, 32, seed=9)
     chunks = calm.chunks(batch)
     torch.testing.assert_close(plain.hidden(chunks), calm.network(chunks), rtol=1e-3, atol=1e-3)
