@@ -96,3 +96,5 @@ def _check(value: Any) -> None:
             raise yaml.YAMLError(f"text with a NUL or half of a surrogate pair: {node[:40]!r}")
         elif isinstance(node, int) and abs(node) > LARGEST:
             raise yaml.YAMLError(f"a whole number of {len(hex(node)) * 1.2:.0f} digits")
+        elif isinstance(node, bytes):
+            raise yaml.YAMLError(f"bytes (!!binary), {node[:20]!r}, where text is wanted")

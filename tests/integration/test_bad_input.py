@@ -110,6 +110,9 @@ class TestYaml:
             ('name: "a\\0b"', "text with a NUL"),
             ('name: "\\ud800"', "half of a surrogate pair"),
             ("x" * 2_000_000, "a configuration has at most"),
+            ("name: !!binary jgAA", r"bytes \(!!binary\), b'\\x8e\\x00\\x00', where text is wanted"),
+            ("{space: {seed: {choices: [!!binary jgAA]}}}", "where text is wanted"),
+            ("? !!binary jgAA\n: 1", "where text is wanted"),
             ("!!python/object/apply:os.system ['true']", "could not determine a constructor"),
         ],
     )
