@@ -16,7 +16,6 @@ from analysis import plots, sections, sections_compared, sections_sampling, styl
 from analysis.ablation import Effect, effects
 from analysis.budgets import AtBudget, by_budget
 from analysis.claims import ControlledPair, controlled_pairs
-from analysis.collecting import rare_collections
 from analysis.comparison import Comparison
 from analysis.correlation import Correlation, answer, correlate
 from analysis.correlation import details as correlation_details
@@ -47,6 +46,7 @@ from analysis.texts import Part
 from analysis.verdict import Verdict, headline
 from analysis.words import Link, Table, mlflow_url
 from workbench.errors import StudyError
+from workbench.garbage import rare_collections
 
 __all__ = ["HTML", "Content", "Written", "build", "write_report", "write_reports"]
 

@@ -37,7 +37,7 @@ from studies.objective import (
 )
 from studies.search_spec import HeartbeatSpec
 from studies.storage import Launch
-from workbench import interruption
+from workbench import garbage, interruption
 from workbench.errors import OutputError, StudyError, UserError
 from workbench.home import open_home
 from workbench.tracking import Followed, Tracker, open_tracker
@@ -298,4 +298,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    garbage.start()
     sys.exit(main())

@@ -16,10 +16,12 @@ import pytest
 from jaxtyping import install_import_hook
 
 from tests.suites import pictures, shape_checks
+from workbench import garbage
 
 if TYPE_CHECKING:
     from workbench.data import Corpus
 
+garbage.start()  # as our own programs do, until all is collected
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; worker processes inherit it
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the hub, whether the machine has a network or not
 
@@ -73,7 +75,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_collection_finish() -> None:
     """What was imported and collected stays; looking through it for garbage takes some percent of the time."""
     gc.collect()
-    gc.freeze()
+    garbage.settle()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

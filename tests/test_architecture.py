@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(p for package in ("workbench", "studies", "analysis") for p in (ROOT / package).rglob("*.py"))
 
 LAYERS = [
-    {"ahead", "aside", "errors", "interruption", "modes", "processes"},
+    {"ahead", "aside", "errors", "garbage", "interruption", "modes", "processes"},
     {"formats", "given_files", "yaml_reading"},
     {"cache", "head_sections", "hub_sections", "data_sections", "sections", "config", "config_file", "cores",
      "files", "home", "records", "progress", "rank_place", "own_heads"},
@@ -64,13 +64,13 @@ TORCH_FREE = ["ahead", "api", "aside", "batches", "bottleneck_words", "code_stat
               "config", "config_file", "cores", "checks", "corpora", "data", "data_sections", "device_memory",
               "device_plan", "diagnostics",
               "divergence", "doctor", "doctor_disk", "doctor_home", "doctor_machine", "doctor_services", "errors",
-              "files", "flops", "formats", "given_files", "gradient_norms", "grid", "growth", "head_check",
-              "head_flops", "head_sections", "home", "hub", "hub_corpus", "hub_damage", "hub_reading",
-              "hub_sections", "hub_sizes", "hub_stream", "interruption", "lineage", "modes", "ngram", "overlap",
-              "own_heads", "pairs", "positions", "processes", "progress", "pretrained_tokenizer",
-              "rank_place", "rank_watch", "records", "run_logs", "room", "run_plots", "schedule", "sections",
-              "seeds", "splits", "system_usage", "text_stream", "tokenizer", "tracking", "tracking_schema",
-              "uncertainty", "yaml_reading"]  # fmt: skip
+              "files", "flops", "formats", "garbage", "given_files", "gradient_norms", "grid", "growth",
+              "head_check", "head_flops", "head_sections", "home", "hub", "hub_corpus", "hub_damage",
+              "hub_reading", "hub_sections", "hub_sizes", "hub_stream", "interruption", "lineage", "modes",
+              "ngram", "overlap", "own_heads", "pairs", "positions", "processes", "progress",
+              "pretrained_tokenizer", "rank_place", "rank_watch", "records", "run_logs", "room", "run_plots",
+              "schedule", "sections", "seeds", "splits", "system_usage", "text_stream", "tokenizer", "tracking",
+              "tracking_schema", "uncertainty", "yaml_reading"]  # fmt: skip
 HEAVY = {"torch", "mlflow", "optuna", "pandas", "pydantic", "matplotlib", "datasets", "numpy", "scipy", "rich",
          "yaml", "safetensors", "transformers", "seaborn"}  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench import checkpoint, files, records
+from workbench import checkpoint, files, garbage, records
 from workbench.autoencoder import Autoencoder
 from workbench.baseline import BaselineNetwork, TokenBaseline
 from workbench.config import CalmConfig, RunConfig
@@ -36,6 +36,7 @@ class Inputs:
 def prepare_inputs(config: RunConfig, home: Home, *, display: Display | None = None) -> Inputs:
     """Raises DataError for a corpus that is missing, unreadable or too small for blocks or windows; only
     the cache is written."""
+    garbage.settle()  # what follows is trained, and all has been imported
     corpus = prepare(config.data, home.cache, display=display)
     require_block(corpus.tokens["train"], config.train.block_len)
     return Inputs(corpus, evaluation_grid(config.eval, corpus), plan(config, corpus.vocab_size))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from workbench import interruption
+from workbench import garbage, interruption
 from workbench.build import shared_model, use_cached_targets
 from workbench.config import CalmConfig, RunConfig
 from workbench.data import prepare
@@ -35,6 +35,7 @@ def follow(ranks: Ranks, home: Home) -> None:
 
 
 def _follow_run(config: RunConfig, ranks: Ranks, home: Home) -> None:
+    garbage.settle()
     torch.set_num_threads(ranks.threads(config.runtime.threads or 1))
     corpus = prepare(config.data, home.cache)
     try:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from workbench import flops
+from workbench import flops, garbage
 from workbench.autoencoder import Autoencoder
 from workbench.baseline import BaselineNetwork, TokenBaseline
 from workbench.config import CalmConfig, RunConfig
@@ -110,6 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     config = resolve(load_config(Path(given.config)), Path(given.cache))
     vocab = flops.vocab_size(config)
     turns, num = _steps(config, vocab), _round(config)
+    garbage.settle()
     for _ in range(WARM_UP_STEPS):
         next(turns)
     print("ready", flush=True)
@@ -130,4 +131,5 @@ def _peak_memory() -> int:
 
 
 if __name__ == "__main__":
+    garbage.start()
     main()

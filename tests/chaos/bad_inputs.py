@@ -128,7 +128,7 @@ def _real_processes(bench: Bench, count: Count) -> None:
     """Some of them as a user gives them: arguments of a process of its own, bytes and all."""
     for arguments in bad_kinds.process_arguments(bench):
         done = subprocess.run(
-            [sys.executable, "-c", "from workbench.cli import main; main()", *arguments],
+            [sys.executable, "-m", "workbench.cli", *arguments],
             cwd=bench.place.here,
             env={**os.environ, "CALM_HOME": str(bench.place.home), "PYTHONPATH": str(ROOT)},
             capture_output=True,

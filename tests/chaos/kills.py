@@ -85,7 +85,7 @@ def leave_alone(launch: Launch) -> None:
 
 def start(launch: Launch, workers: int) -> subprocess.Popen[bytes]:
     """``calm study run``, as a user types it."""
-    command = [sys.executable, "-c", "from workbench.cli import main; main()", "study", "run", NAME]
+    command = [sys.executable, "-m", "workbench.cli", "study", "run", NAME]
     command += ["--home", str(launch.home.root), "--workers", str(workers), "--threads", "1"]
     with open(launch.home.root / "launcher.log", "ab") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)

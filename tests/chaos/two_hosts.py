@@ -45,7 +45,7 @@ from workbench.home import Home, open_home
 from workbench.tracking import open_tracker
 from workbench.tracking_server import serve
 
-CALM = [sys.executable, "-c", "from workbench.cli import main; main()"]
+CALM = [sys.executable, "-m", "workbench.cli"]
 LONGEST_SECONDS = 600.0
 """Of the whole study."""
 

@@ -203,7 +203,7 @@ def test_a_name_longer_than_a_folders(bench: Bench, calm: Any, name: str) -> Non
 
 def test_bytes_that_are_no_text_as_argument(bench: Bench) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from workbench.cli import main; main()", "sample", b"\xff"],
+        [sys.executable, "-m", "workbench.cli", "sample", b"\xff"],
         capture_output=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
         cwd=bench.place.here,

@@ -23,7 +23,7 @@ from tests.suites.tiny_runs import tree, write_text
 from workbench import records
 from workbench.files import read_json, read_json_lines
 
-CALM = [sys.executable, "-c", "from workbench.cli import main; main()"]
+CALM = [sys.executable, "-m", "workbench.cli"]
 pytestmark = pytest.mark.slow
 
 

@@ -20,7 +20,7 @@ from tests.suites.tiny_runs import tree, write_text
 from workbench import interruption, records
 from workbench.cli.output import LastingOutput
 
-CALM = [sys.executable, "-c", "from workbench.cli import main; main()"]
+CALM = [sys.executable, "-m", "workbench.cli"]
 
 
 def training(folder: Path) -> list[str]:

@@ -22,7 +22,7 @@ from tests.suites.waiting import wait_for
 from workbench.files import read_json, read_json_lines
 from workbench.home import open_home
 
-CALM = [sys.executable, "-c", "from workbench.cli import main; main()"]
+CALM = [sys.executable, "-m", "workbench.cli"]
 pytestmark = [pytest.mark.slow, postgres.NEEDED]
 
 

@@ -25,7 +25,7 @@ from tests.suites.waiting import wait_for
 from workbench import interruption, processes, records
 from workbench.files import read_json
 
-CALM = [sys.executable, "-c", "from workbench.cli import main; main()"]
+CALM = [sys.executable, "-m", "workbench.cli"]
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 pytestmark = pytest.mark.slow
 

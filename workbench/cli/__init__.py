@@ -38,8 +38,16 @@ for part in PARTS:
     part.register(app)
 
 
+def program() -> None:
+    """The entry point, in a process of its own."""
+    from workbench import garbage
+
+    garbage.start()
+    main()
+
+
 def main() -> None:
-    """Entry point: an error that a user can mend is one message and exit code 2. Typer ends with 130 after an
+    """An error that a user can mend is one message and exit code 2. Typer ends with 130 after an
     interruption, without a word; a command that can be continued says so itself."""
     from workbench.cli.output import show_any_text
     from workbench.given_files import is_text

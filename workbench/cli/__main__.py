@@ -1,5 +1,5 @@
 """``python -m workbench.cli``: the command ``calm``, for launchers that start modules."""
 
-from workbench.cli import main
+from workbench.cli import program
 
-main()
+program()

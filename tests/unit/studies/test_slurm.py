@@ -220,6 +220,6 @@ def test_the_job_is_stored_without_a_password_or_code() -> None:
 
 @pytest.mark.slow
 def test_the_command_says_what_belongs_together() -> None:
-    calm = [sys.executable, "-c", "from workbench.cli import main; main()", "study", "run", "joint"]
+    calm = [sys.executable, "-m", "workbench.cli", "study", "run", "joint"]
     done = subprocess.run([*calm, "--time", "1:00:00"], capture_output=True, text=True, check=False)
     assert (done.returncode, "only --launcher slurm knows --time" in done.stderr) == (2, True)
