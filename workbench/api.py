@@ -55,6 +55,7 @@ def train(
     where nothing can be written."""
     if name is not None:
         require_name(name)
+    from workbench.data import require_source
     from workbench.home import open_home
     from workbench.runner import Identity, execute, resolve
     from workbench.tracking import SINGLE, open_tracker
@@ -64,7 +65,10 @@ def train(
     title = name or asked.name or (Path(config).stem if isinstance(config, Path | str) else "run")
     resolved = resolve(asked, place)
     folder = run_folder(title, resolved, place)
-    tracker = open_tracker(tracking_uri, experiment=SINGLE, home=place, later=(folder / "record.json").exists())
+    begun = (folder / "record.json").exists()
+    if not begun:
+        require_source(resolved.data)
+    tracker = open_tracker(tracking_uri, experiment=SINGLE, home=place, later=begun)
     try:
         record = execute(
             resolved, folder, home=place, identity=Identity(name=title), tracker=tracker, display=display

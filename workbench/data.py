@@ -114,6 +114,13 @@ def source_of(config: DataConfig) -> Source:
     return hub_source(config) if config.hub is not None else find_source(config.corpus)
 
 
+def require_source(config: DataConfig) -> None:
+    """Raises DataError where the text is not there, before anything is opened or written for it. Nobody on the hub
+    is asked."""
+    if config.hub is None:
+        find_source(config.corpus)
+
+
 @dataclass(frozen=True)
 class Survey:
     """A text that was read and cleaned, not prepared."""

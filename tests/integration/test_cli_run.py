@@ -100,6 +100,14 @@ class TestDryRun:
         done = calm("train", folder / "tiny.yaml", "--dry-run")
         assert "nothing is trained" in done.out
         assert "infer flops per token" in done.out
+        assert "refused" not in done.err
+
+    def test_says_that_the_text_is_not_there(self, calm: Command, folder: Path) -> None:
+        done = calm("train", folder / "tiny.yaml", "--dry-run", "--set", "data.corpus=shakespear")
+        assert (done.code, "nothing is trained" in done.out) == (0, True)
+        assert (
+            "the run itself would be refused: unknown corpus 'shakespear'; did you mean shakespeare?" in done.err
+        )
 
 
 class TestTrain:
@@ -312,6 +320,21 @@ class TestBadInput:
         arguments = ("--tracking-uri", uri, "--name", "untracked")
         assert message in self.refused(calm, "train", folder / "tiny.yaml", *arguments)
         assert list((folder / "runs" / "single").glob("untracked-*")) == []
+
+    def test_nothing_is_opened_for_a_text_that_is_not_there(self, calm: Command, folder: Path) -> None:
+        home = folder / "none_of_it"
+        done = calm("train", folder / "tiny.yaml", "--set", "data.corpus=text:nowhere", "--home", home)
+        assert (done.code, home.exists()) == (2, False)
+        assert "there is no file or folder nowhere" in done.err
+
+    @pytest.mark.parametrize(
+        "command", [("train", "tiny.yaml"), ("study", "list"), ("report",), ("ui",), ("sync",)]
+    )
+    def test_a_home_without_a_name(self, calm: Command, command: tuple[str, ...]) -> None:
+        """To pathlib it is the current folder."""
+        done = calm(*command, "--home", "")
+        assert done.code == 2
+        assert "the name of a folder is wanted, '' was given" in " ".join(done.err.replace("│", " ").split())
 
     def test_unknown_option(self, calm: Command, folder: Path) -> None:
         done = calm("train", folder / "tiny.yaml", "--fast")

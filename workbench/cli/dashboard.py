@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from workbench.cli.study import Home, Storage, study_app
+from workbench.cli.options import HomeOption
+from workbench.cli.study import Storage, study_app
 
 
 def register(_: typer.Typer) -> None:
@@ -21,7 +23,7 @@ def dashboard(
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: any free one.")] = 8080,
     storage: Storage = None,
-    home: Home = "runs",
+    home: HomeOption = Path("runs"),
 ) -> None:
     """Show the trials in optuna-dashboard's pages, for reading, until Ctrl-C."""
     import threading

@@ -7,8 +7,18 @@ from typing import Annotated
 
 import typer
 
+
+def folder(given: str | Path) -> Path:
+    """A parameter's type. To pathlib an empty name is the current folder, and what is empty is a variable that was
+    not set."""
+    if not str(given):
+        raise typer.BadParameter("the name of a folder is wanted, '' was given; the current folder is .")
+    return Path(given)
+
+
 HomeOption = Annotated[
-    Path, typer.Option("--home", envvar="CALM_HOME", help="Folder of runs, caches and databases.")
+    Path,
+    typer.Option("--home", envvar="CALM_HOME", parser=folder, help="Folder of runs, caches and databases."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 HeadSamplingOption = Annotated[

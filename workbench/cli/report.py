@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workbench.cli.options import HomeOption
+
 if TYPE_CHECKING:
     from analysis.report import Written
 
@@ -21,7 +23,7 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Argument(metavar="[STUDY]...", help="Launches, or studies that have one only; default: all."),
         ] = None,
-        home: Annotated[Path, typer.Option(envvar="CALM_HOME", help="Folder with the runs.")] = Path("runs"),
+        home: HomeOption = Path("runs"),
         out: Annotated[
             Path | None,
             typer.Option(help="Folder for the report; default: reports/STUDY beside the home folder."),

@@ -108,13 +108,16 @@ def _train(
 ) -> None:
     from workbench.api import slug
     from workbench.cli.display import make_console
-    from workbench.home import open_home
+    from workbench.data import require_source
+    from workbench.home import Home, open_home
     from workbench.records import BAD_NUMBERS as bad_numbers
     from workbench.tracking import SINGLE, open_tracker
     from workbench.tracking_sync import deliver_left_aside
 
+    begun = any(Home(home).single_runs().glob(f"{slug(title)}-*/record.json"))  # goes on without a server, too
+    if not begun:
+        require_source(asked.data)
     place = open_home(home)
-    begun = any(place.single_runs().glob(f"{slug(title)}-*/record.json"))  # it goes on without a server, too
     tracker = open_tracker(tracking_uri, experiment=SINGLE, home=place, later=begun)
     deliver_left_aside(place, tracking_uri)
     console = make_console(stderr=as_json, lasting=True)
@@ -196,8 +199,10 @@ def _dry_run(
     import json
 
     from workbench.compute_account import account
+    from workbench.data import require_source
     from workbench.device_plan import device_plan, for_devices
     from workbench.diagnostics import diagnose_config
+    from workbench.errors import DataError
     from workbench.flops import describe, vocab_size
     from workbench.home import Home
     from workbench.machine import resolve
@@ -209,6 +214,10 @@ def _dry_run(
     config = resolve(asked, Home(home.resolve()).cache)
     for warning in diagnose_config(config):
         typer.echo(f"calm: {warning.code}: {warning.message}", err=True)
+    try:
+        require_source(config.data)
+    except DataError as error:
+        typer.echo(f"calm: the run itself would be refused: {error}", err=True)
     described = describe(config)
     speed = training_flops_per_second(config, vocab_size(config))
     described["training_flops_per_second"] = speed

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from workbench.cli.accounts import AutoencoderOption, CausalOption, ContextOption, CountOption, LengthOption
 from workbench.cli.devices import DevicesOption, FlopsOption, MemoryOption, UtilisationOption
-from workbench.cli.options import JsonOption
+from workbench.cli.options import HomeOption, JsonOption
 from workbench.cli.study_slurm import Cpus, Gpus, Launcher, Partition, SlurmOptions, Time
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from studies.spec import Study
 
-Home = Annotated[str, typer.Option("--home", envvar="CALM_HOME", help="Folder of runs and caches.")]
 Name = Annotated[str, typer.Argument(help="A study, or the name of a launch (STUDY-PRESET unless --name said).")]
 Storage = Annotated[
     str | None,
@@ -75,7 +75,7 @@ def _console(*, lasting: bool = False) -> Console:
 
 
 @study_app.command("list")
-def list_studies(home: Home = "runs") -> None:
+def list_studies(home: HomeOption = Path("runs")) -> None:
     """The studies there are, their presets, and what was launched."""
     from pathlib import Path
 
@@ -122,7 +122,7 @@ def show(
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, max=10_000)] = None,
     storage: Storage = None,
     sets: Sets = None,
-    home: Home = "runs",
+    home: HomeOption = Path("runs"),
     count: CountOption = "executed",
     causal: CausalOption = False,
     autoencoder: AutoencoderOption = "apart",
@@ -184,7 +184,7 @@ def run(
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
     sets: Sets = None,
-    home: Home = "runs",
+    home: HomeOption = Path("runs"),
     launcher: Launcher = "local",
     partition: Partition = None,
     gpus_per_worker: Gpus = None,
@@ -268,7 +268,9 @@ def _print_result(console: Console, result: Any) -> None:
 
 
 @study_app.command("status")
-def status(name: Name, storage: Storage = None, home: Home = "runs", as_json: JsonOption = False) -> None:
+def status(
+    name: Name, storage: Storage = None, home: HomeOption = Path("runs"), as_json: JsonOption = False
+) -> None:
     """Trials, workers alive, time left, failures with their reasons."""
     import json
 
@@ -290,7 +292,7 @@ def status(name: Name, storage: Storage = None, home: Home = "runs", as_json: Js
 
 
 @study_app.command("stop")
-def stop(name: Name, storage: Storage = None, home: Home = "runs") -> None:
+def stop(name: Name, storage: Storage = None, home: HomeOption = Path("runs")) -> None:
     """Cancel the SLURM jobs of a study; `calm study run` continues it."""
     from workbench.cli.study_slurm import stop_jobs
     from workbench.home import home_unless_refused
@@ -309,7 +311,7 @@ def retry(
     threads: Threads = None,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
-    home: Home = "runs",
+    home: HomeOption = Path("runs"),
     execute: Execute = None,
 ) -> None:
     """Run the failed trials and cells again, and nothing else."""

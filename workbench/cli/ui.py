@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workbench.cli.options import HomeOption
+
 if TYPE_CHECKING:
     from workbench.tracking_report import StudyReport
-
-HomeOption = Annotated[Path, typer.Option("--home", envvar="CALM_HOME", help="Folder of runs and databases.")]
 
 
 def register(app: typer.Typer) -> None:
