@@ -9,6 +9,8 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,25 +25,62 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
+import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking._tracking_service import utils
 
 from workbench import files
 from workbench.home import Home
-from workbench.tracking_database import ExperimentDeleted
+from workbench.tracking_database import ExperimentDeleted, is_server
 from workbench.tracking_launches import STUDY
 from workbench.tracking_schema import without_password
 from workbench.tracking_views import experiment_tags, missing_tags
 
-__all__ = ["MlflowException", "find_experiment", "forget_places", "migrate", "one_migration"]
+__all__ = ["MlflowException", "connect", "find_experiment", "forget_places", "migrate"]
 
-one_migration = threading.Lock()
-"""Held while MLflow may make tables: alembic, which does it, keeps what it works on in global names, so that two
-threads at it, if only in different databases, spoil each other's."""
+_migrating = threading.Lock()
+MIGRATION_SECONDS = 60.0
+"""Whoever is still at its tables then waits for a database that hangs."""
+MADE_ELSEWHERE = ("already exists", "duplicate key", "Duplicate entry")
+"""Words of databases in which another host makes MLflow's tables at the same time."""
+PAUSES = (0.5, 1.0, 2.0, 4.0)
+"""Seconds before it is asked again whether they are there."""
 
 logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # outages are reported by the tracker, in one line
 logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def connect(uri: str, name: str, home: Home) -> tuple[Any, str]:
+    """MLflow's client and the id of the experiment. In a database without MLflow's tables they are made first; one
+    in which another host does that meanwhile is asked again.
+
+    Raises TrackingError where the experiment was deleted, and whatever MLflow and the database raise."""
+    if not is_server(uri):
+        client = mlflow.MlflowClient(tracking_uri=uri)
+        return client, find_experiment(client, uri, name, home)
+    for pause in (*PAUSES, None):
+        try:
+            with one_migration():
+                client = mlflow.MlflowClient(tracking_uri=uri)
+                return client, find_experiment(client, uri, name, home)
+        except Exception as error:
+            if pause is None or not any(words in str(error) for words in MADE_ELSEWHERE):
+                raise
+            time.sleep(pause)
+    raise AssertionError
+
+
+@contextmanager
+def one_migration() -> Iterator[None]:
+    """While MLflow may make tables: alembic, which does it, keeps what it works on in global names, so that two
+    threads at it, if only in different databases, spoil each other's."""
+    held = _migrating.acquire(timeout=MIGRATION_SECONDS)
+    try:
+        yield
+    finally:
+        if held:
+            _migrating.release()
 
 
 def find_experiment(client: Any, uri: str, name: str, home: Home) -> str:
@@ -88,6 +127,6 @@ def forget_places() -> None:
 
 def migrate(path: Path, artifacts: Path) -> None:
     """Create MLflow's tables in a fresh sqlite file (about 5 s)."""
-    with one_migration:
+    with one_migration():
         store = SqlAlchemyStore(f"sqlite:///{path}", artifacts.as_uri())
         store.engine.dispose()

@@ -13,15 +13,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import filelock
 
-from workbench.tracking_experiment import find_experiment, forget_places, migrate, one_migration  # isort: skip
+from workbench.tracking_experiment import connect, find_experiment, forget_places, migrate  # isort: skip
 
-import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
@@ -118,9 +116,7 @@ class MlflowTracker(Tracker):
             tracking_database.prepare_sqlite(self._address, lambda path: migrate(path, self._home.artifacts))
             self._follow_home()
         try:
-            with one_migration if tracking_database.is_server(self._address) else nullcontext():
-                client = mlflow.MlflowClient(tracking_uri=self._address)
-                self._experiment_id = find_experiment(client, self._address, self._name, self._home)
+            client, self._experiment_id = connect(self._address, self._name, self._home)
         except TrackingError:
             raise
         except (*OUTAGES, ImportError) as error:

@@ -158,6 +158,35 @@ def test_the_claim_is_free_when_its_holder_is_killed(url: str) -> None:
         pass
 
 
+OPENS = """
+import sys
+import workbench.tracking_mlflow
+from workbench.home import open_home
+from workbench.tracking import open_tracker
+print("ready", flush=True)
+sys.stdin.readline()
+open_tracker(sys.argv[1], experiment="demo", home=open_home(sys.argv[2])).close()
+"""
+
+
+def test_hosts_that_find_the_tracking_database_empty_at_the_same_time(tmp_path: Path, url: str) -> None:
+    """One makes MLflow's tables, which the others may meet half made."""
+    commands = [[sys.executable, "-c", OPENS, url, str(tmp_path / name)] for name in "ab"]
+    both = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for command in commands
+    ]
+    for process in both:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in both:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+
+
 def test_a_server_that_is_not_there_is_one_message(tmp_path: Path, server: postgres.Server) -> None:
     missing = f"postgresql://calm:secret@127.0.0.1:{server.port}/missing"
     with pytest.raises(StudyError, match=r"calm:\*\*\*@.* cannot be opened") as raised:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from tests.suites.fake_mlflow import MemoryClient
 from tests.suites.mlflow_shown import client
 from tests.suites.run_folders import make_run_folder
-from workbench import tracking_database, tracking_schema
+from workbench import tracking_database, tracking_experiment, tracking_schema
 from workbench.errors import TrackingError
 from workbench.home import Home, open_home
 from workbench.tracking import Tracker, link, open_tracker
@@ -109,6 +110,40 @@ def test_two_threads_of_a_process_make_two_databases(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(len(homes)) as threads:
         assert list(threads.map(opened, homes)) == ["demo"] * len(homes)
+
+
+def test_who_hangs_while_it_makes_tables_keeps_others_waiting_for_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking_experiment, "MIGRATION_SECONDS", 0.05)
+    with tracking_experiment.one_migration():
+        with tracking_experiment.one_migration():
+            assert tracking_experiment._migrating.locked()
+        assert tracking_experiment._migrating.locked(), "released by its holder alone"
+    assert not tracking_experiment._migrating.locked()
+
+
+@pytest.mark.parametrize(("said", "attempts"), [('relation "experiments" already exists', 3), ("disk full", 1)])
+def test_tables_that_another_host_makes_are_waited_for(
+    home: Home, monkeypatch: pytest.MonkeyPatch, said: str, attempts: int
+) -> None:
+    made = []
+
+    class Client(MemoryClient):
+        def __init__(self, tracking_uri: str) -> None:
+            made.append(tracking_uri)
+            if len(made) < 3:
+                raise RuntimeError(said)
+            super().__init__()
+
+    monkeypatch.setattr(tracking_experiment, "PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("mlflow.MlflowClient", Client)
+    uri = "postgresql://me@127.0.0.1/db"
+    try:
+        client, number = tracking_experiment.connect(uri, "demo", home)
+    except RuntimeError:
+        assert attempts == 1
+    else:
+        assert client.get_experiment_by_name("demo").experiment_id == number
+    assert made == [uri] * attempts
 
 
 def test_passwords_are_not_stored() -> None:
