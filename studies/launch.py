@@ -178,9 +178,7 @@ def watch(launch: Launch, crew: Crew, display: Display) -> tuple[Left, float]:
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         asked_at = time.monotonic()
-        display.note("stopping: the workers finish their step and save; once more leaves at once …")
-        hurry()
-        if crew.stop():
+        if _stopped(crew, display):
             return "interrupted", asked_at
         hurry(now=True)
         return "now", asked_at
@@ -188,6 +186,17 @@ def watch(launch: Launch, crew: Crew, display: Display) -> tuple[Left, float]:
         crew.stop()  # after an abort the others give their trials back
         for number in asked:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _stopped(crew: Crew, display: Display) -> bool:
+    """False where it was asked for once more, if only before the workers knew of it: they are killed."""
+    try:
+        display.note("stopping: the workers finish their step and save; once more leaves at once …")
+        hurry()
+        return crew.stop()
+    except KeyboardInterrupt:
+        crew.kill()
+        return False
 
 
 def _interrupt(number: int, frame: object) -> None:

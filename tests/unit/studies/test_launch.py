@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +22,43 @@ def test_a_launch_goes_on_while_a_trial_runs_elsewhere(tmp_path: Path) -> None:
     for worker, works in ((gone, False), (recovery.this_worker(0), True), ({**gone, "boot": "another's"}, True)):
         trial.set_user_attr("worker", worker)
         assert launching._others_work(progress.snapshot(launch)) is works
+
+
+class Workers:
+    """Stands for a crew."""
+
+    def __init__(self) -> None:
+        self.did: list[str] = []
+
+    def stop(self) -> bool:
+        self.did.append("stopped")
+        return True
+
+    def kill(self) -> None:
+        self.did.append("killed")
+
+
+@pytest.mark.parametrize(
+    ("again", "did"), [("", ["stopped"]), ("said", ["killed"]), ("noted", ["killed"]), ("asked", ["killed"])]
+)
+def test_a_second_signal_means_now_also_before_the_workers_know_of_the_first(
+    monkeypatch: pytest.MonkeyPatch, again: str, did: list[str]
+) -> None:
+    crew = Workers()
+
+    def reached(name: str) -> None:
+        if again == name:
+            raise KeyboardInterrupt
+
+    def stop() -> bool:
+        reached("asked")
+        return Workers.stop(crew)
+
+    monkeypatch.setattr(crew, "stop", stop)
+    monkeypatch.setattr(launching, "hurry", lambda: reached("noted"))
+    display = SimpleNamespace(note=lambda words: reached("said"))
+    assert launching._stopped(crew, display) is (again == "")
+    assert crew.did == did
 
 
 @pytest.mark.parametrize(("waited", "seconds"), [(0.3, 3.0), (5.5, 3.0), (7.0, 1.5), (8.0, 0.5), (30.0, 0.5)])
