@@ -149,6 +149,8 @@ def heard_at_once() -> Iterator[None]:
     if listener is None:
         yield
         return
+    if listener.heard_at is None:  # one that came before is the first
+        listener.heard_at = listener.asked_at
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     previous = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)

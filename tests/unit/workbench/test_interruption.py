@@ -220,3 +220,34 @@ def test_twice_means_now(tmp_path: Path, number: signal.Signals) -> None:
     assert time.monotonic() - begin < 2
     assert process.returncode == interruption.EXIT_INTERRUPTED
     assert "last checkpoint is kept" in words
+
+
+IN_NATIVE_CODE = """
+import ctypes, os, signal, time
+from workbench.interruption import heard_at_once, held, listening
+native, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+native.pthread_mutex_lock(mutex)
+with listening(), held():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.6)
+    with heard_at_once():
+        print("waits", flush=True)
+        native.pthread_mutex_lock(mutex)  # no signal ends that, and no handler runs meanwhile
+"""
+
+
+@pytest.mark.slow
+def test_twice_means_now_where_the_first_came_before_a_wait_in_native_code() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_NATIVE_CODE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waits\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    try:
+        _, said = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == interruption.EXIT_INTERRUPTED
+    assert "left at once" in said
