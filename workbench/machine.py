@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import sys
+import threading
 import time
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -34,6 +35,8 @@ PACKAGES = (
 )
 WORTH_IT = 1.1
 """bfloat16 is chosen where the probe runs at least this much faster with it."""
+_probing = threading.Lock()
+"""One probe at a time in a process: two would slow each other down, and be remembered."""
 PROBED_WIDTH = 512
 """Of the probe at most, and then with fewer rows: that of wider layers takes minutes on a slow machine."""
 
@@ -87,7 +90,7 @@ def preferred_dtype(device: str, width: int, threads: int, cache_dir: Path) -> L
     width = min(width, PROBED_WIDTH)
     key = content_hash([cpu_name(), torch.__version__, width, threads])
     path = cache_dir / "probes" / f"bfloat16-{key}.json"
-    with files.locked(path.with_suffix(".lock")):
+    with files.locked(path.with_suffix(".lock")), _probing:
         speedup = _probed(path)
         if speedup is None:
             speedup = bfloat16_speedup(width) if width <= 256 else bfloat16_speedup(width, rows=512)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,22 @@ def test_the_probe_runs_once_and_decides(tmp_path: Path, monkeypatch: pytest.Mon
         assert machine.preferred_dtype("cpu", 128, 1, tmp_path) == "float32"
         assert machine.preferred_dtype("cpu", 256, 1, tmp_path) == "bfloat16"
     assert calls == [128, 256]
+
+
+def test_threads_probe_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at once would slow each other down."""
+    probing: list[int] = []
+
+    def probe(width: int) -> float:
+        probing.append(width)
+        time.sleep(0.05)
+        return 2.0 if probing.pop() == width and not probing else 0.9
+
+    monkeypatch.setattr(machine, "bfloat16_speedup", probe)
+    with ThreadPoolExecutor(3) as threads:
+        homes = [tmp_path / name for name in "abc"]
+        found = threads.map(lambda home: machine.preferred_dtype("cpu", 128, 1, home), homes)
+        assert list(found) == ["bfloat16"] * 3
 
 
 def test_the_probe_measures_something() -> None:
