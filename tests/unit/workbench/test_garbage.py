@@ -19,7 +19,7 @@ import atexit, gc
 
 @atexit.register  # first of all, so that it is called last
 def say():
-    print("at the end:", gc.get_threshold(), gc.get_freeze_count() > 10_000)
+    print("at the end:", gc.get_threshold(), gc.get_freeze_count() > 1000)
 
 from workbench.cli import program
 program()
@@ -60,3 +60,10 @@ def test_training_has_the_usual_collector_and_the_end_none(tmp_path: Path) -> No
     command = [sys.executable, "-c", ENDED, "train", "config.yaml", "--tracking-uri", "none"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == f"at the end: {gc.get_threshold()} True"
+
+
+@pytest.mark.slow
+def test_the_end_has_none_also_where_nothing_was_trained() -> None:
+    command = [sys.executable, "-c", ENDED, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"at the end: {garbage.AT_START} True"
