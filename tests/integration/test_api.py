@@ -13,7 +13,7 @@ from tests.suites.command_line import Command, write_config
 from tests.suites.tiny_runs import tree, write_text
 from workbench import api
 from workbench.api import Trained
-from workbench.errors import ConfigError, RunError, StudyError
+from workbench.errors import ConfigError, DataError, RunError, StudyError
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +96,9 @@ def test_what_is_wrong_is_said(folder: Path, config: dict[str, Any]) -> None:
         analysis.table("nothing", home=folder / "runs")
     with pytest.raises(StudyError, match="nothing"):
         studies.run("nothing", home=folder / "runs")
+
+
+def test_nothing_is_opened_for_a_text_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no file or folder"):
+        api.train({"data": {"corpus": f"text:{tmp_path}/nowhere"}}, home=tmp_path / "home", tracking_uri=None)
+    assert not (tmp_path / "home" / "mlflow.db").exists()
