@@ -66,7 +66,7 @@ def folders(folder: Path, name: str) -> dict[int, Path]:
 
 @pytest.fixture
 def pair(train: Any, folder: Path) -> dict[int, Path]:
-    """Seeds 5 and 6, trained without a disturbance, once."""
+    """Seeds 5 and 6, trained without a disturbance, once: whichever test asks first finds what training prints."""
     assert train("--name", "pair", "--seeds", "2")[0] == 0
     return folders(folder, "pair")
 
@@ -85,13 +85,13 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, seed: int, error: BaseException) ->
 
 @pytest.mark.slow
 def test_one_run_a_seed_and_their_mean_and_scatter(train: Any, folder: Path) -> None:
-    code, out, err = train("--name", "pair", "--seeds", "2")
+    code, out, err = train("--name", "shown", "--seeds", "2")
     assert code == 0, err
-    runs = folders(folder, "pair")
+    runs = folders(folder, "shown")
     assert sorted(runs) == [5, 6]
     made = [records.read_record(runs[seed]) for seed in (5, 6)]
     assert [r.status for r in made] == ["completed"] * 2
-    assert [r.name for r in made] == ["pair s5", "pair s6"]
+    assert [r.name for r in made] == ["shown s5", "shown s6"]
     scores = [r.final.brier.brierlm for r in made if r.final is not None]
     weights = {(runs[seed] / records.CHECKPOINT / "model.safetensors").read_bytes() for seed in runs}
     assert len(weights) == 2, "equal weights: one seed was trained twice"
