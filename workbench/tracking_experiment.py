@@ -31,8 +31,10 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking._tracking_service import utils
 
 from workbench import files
+from workbench.errors import TrackingError
 from workbench.home import Home
 from workbench.tracking_database import ExperimentDeleted, is_server
+from workbench.tracking_home import SERVED
 from workbench.tracking_launches import STUDY
 from workbench.tracking_schema import without_password
 from workbench.tracking_views import experiment_tags, missing_tags
@@ -87,7 +89,7 @@ def find_experiment(client: Any, uri: str, name: str, home: Home) -> str:
     """Id of the experiment, made if need be (another process may be making it, too), with the views that MLflow's
     pages offer for it.
 
-    Raises TrackingError where it was deleted."""
+    Raises TrackingError where it was deleted, or keeps its artifacts at a server and ``uri`` is a database."""
     local = not urlsplit(uri).scheme.startswith("http")
     location = (home.artifacts / name).as_uri() if local else None
     for _ in range(2):
@@ -105,6 +107,12 @@ def find_experiment(client: Any, uri: str, name: str, home: Home) -> str:
         raise ExperimentDeleted(
             f"the experiment {name!r} at {without_password(uri)} was deleted; restore it "
             f"(mlflow experiments restore --experiment-id {number}) or give the study another name"
+        )
+    if local and str(experiment.artifact_location).startswith(SERVED):
+        raise TrackingError(
+            f"the experiment {name!r} at {without_password(uri)} was made by way of a tracking server, which "
+            "alone knows where its artifacts lie; deliver to that server (--tracking-uri http://...) or give the "
+            "study another name"
         )
     created = int(experiment.creation_time or 0)
     for key, value in missing_tags(experiment.tags, created, varied(home, name)).items():

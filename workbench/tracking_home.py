@@ -11,7 +11,7 @@ import logging
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from workbench.home import Home
 
@@ -25,6 +25,9 @@ LOCATIONS = (
     ("model_versions", "storage_location"),
 )
 """Tables and columns of MLflow's that hold an artifact's place."""
+SERVED = "mlflow-artifacts:"
+"""Begins the places of artifacts that came to the home's own server (``calm ui``), which keeps them in the home.
+Without the server MLflow does not know where that is."""
 WAIT_SECONDS = 20.0
 """For another process that writes into the database."""
 
@@ -60,9 +63,9 @@ def followed(uri: str, home: Home) -> str:
 
 
 def bring_artifacts_along(home: Home) -> bool:
-    """Correct the places of artifacts in the home's own database, where the home was moved or copied: what is sent
-    must not go to the old place, and what came along must be found. True where something was corrected, all of it
-    or nothing.
+    """Correct the places of artifacts in the home's own database: where the home was moved or copied, what is
+    sent must not go to the old place, and what came along must be found; what came to the home's server lies in
+    the home and is found there without it. True where something was corrected, all of it or nothing.
 
     Raises sqlite3.Error where the database cannot be read or written, or is locked for too long."""
     path, now = _path(home.mlflow_uri), home.artifacts.resolve().as_uri()
@@ -78,7 +81,7 @@ def bring_artifacts_along(home: Home) -> bool:
         except BaseException:
             connection.execute("ROLLBACK")
             raise
-    for place in [place for place, num_runs in changed.items() if num_runs]:
+    for place in [place for place, num_runs in changed.items() if num_runs and place != SERVED]:
         log.warning("tracking: the home was moved; artifacts that were in %s are looked for in %s", place, now)
     return bool(changed)
 
@@ -88,9 +91,9 @@ def _path(uri: str) -> Path:
 
 
 def _former_places(connection: sqlite3.Connection, now: str) -> set[str]:
-    """Folders of artifacts of other homes, by the layout that homes have; a place that somebody chose for an
-    experiment is left alone."""
-    found = set()
+    """Folders of artifacts of other homes, by the layout that homes have, and ``SERVED`` where a server put them
+    into this one; a place that somebody chose for an experiment, or another server's, is left alone."""
+    found, here = set(), Path(unquote(urlsplit(now).path))
     for number, name, location in connection.execute(
         "SELECT experiment_id, name, artifact_location FROM experiments WHERE artifact_location IS NOT NULL"
     ):
@@ -98,6 +101,8 @@ def _former_places(connection: sqlite3.Connection, now: str) -> set[str]:
         ours = last in (str(number), name, quote(name)) and folder.endswith(now[now.rindex("/") :])
         if ours and folder.startswith("file://"):
             found.add(folder)
+        if location == f"{SERVED}/{number}" and (here / str(number)).is_dir():
+            found.add(SERVED)
     return found - {now}
 
 

@@ -257,9 +257,11 @@ def a_small_package(path: str, **_: Any) -> None:
     (Path(path) / "MLmodel").write_text("flavors: {}\n")
 
 
-def test_with_a_server(fresh: Home, folder: Path) -> None:
-    run_dir = fresh.single_runs() / "energy"
-    with serve(open_home(folder / "runs"), port=free_port()) as (url, _):
+def test_with_a_server(fresh: Home, tmp_path: Path, tracking_database: Path) -> None:
+    """And afterwards without it: MLflow alone does not know where the server has put things."""
+    run_dir, place = fresh.single_runs() / "energy", open_home(tmp_path / "place")
+    shutil.copy(tracking_database, place.root / "mlflow.db")
+    with serve(place, port=free_port()) as (url, _):
         made = register(run_dir, home=fresh, name="served", alias="champion", tracking_uri=url)
         assert (made.version, made.new) == ("1", True)
         assert not register(run_dir, home=fresh, name="served", tracking_uri=url).new
@@ -273,6 +275,16 @@ def test_with_a_server(fresh: Home, folder: Path) -> None:
     assert texts == served_model.load(exported(run_dir, fresh)).predict(
         ["the king"], {"max_tokens": 24, "seed": 5}
     )
+    late = Path(shutil.copytree(fresh.single_runs() / "energy", place.single_runs() / "late"))
+    (late / "mlflow.json").unlink()
+    assert register(late, home=place, name="late").version == "1"
+    client = mlflow.MlflowClient(place.mlflow_uri)
+    for name in ("served", "late"):
+        version = client.get_model_version(name, "1")
+        assert version.run_id is not None
+        assert "config.yaml" in {item.path for item in client.list_artifacts(version.run_id)}
+        found = mlflow.artifacts.download_artifacts(version.source, tracking_uri=place.mlflow_uri)
+        assert (Path(found) / "MLmodel").is_file()
 
 
 def exported(run_dir: Path, home: Home) -> Path:

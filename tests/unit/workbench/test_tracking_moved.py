@@ -140,6 +140,28 @@ def test_registered_models_are_found_after_a_move(home: Home) -> None:
     assert then.get_experiment(elsewhere).artifact_location == "file:///chosen/by/me"
 
 
+def test_what_came_to_the_homes_server_is_found_without_it(home: Home) -> None:
+    first = client(open_tracker(None, home=home))
+    number = first.create_experiment("demo", artifact_location="file:///to/be/said")
+    run = first.create_run(number).info.run_id
+    with contextlib.closing(sqlite3.connect(home.root / "mlflow.db")) as connection, connection:
+        connection.execute(
+            "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
+            (f"mlflow-artifacts:/{number}", number),
+        )
+        connection.execute("UPDATE runs SET artifact_uri = ?", (f"mlflow-artifacts:/{number}/{run}/artifacts",))
+    with pytest.raises(TrackingError, match=r"'demo' at .* was made by way of a tracking server, which alone"):
+        open_tracker(None, experiment="demo", home=home)  # nothing came: another server may have it
+    place = home.artifacts / number / run / "artifacts"
+    place.mkdir(parents=True)
+    (place / "report.txt").write_text("sent")
+    tracker = open_tracker(None, experiment="demo", home=home)
+    assert artifacts(client(tracker), run) == ["report.txt"]
+    run_dir = make_run_folder(home.single_runs() / "r")
+    assert tracker.mirror(run_dir, final=True) is Outcome.DELIVERED
+    assert "config.yaml" in look(tracker, run_dir).artifacts
+
+
 def test_places_are_corrected_all_or_none(home: Home, tmp_path: Path) -> None:
     open_tracker(None, experiment="a study's name", home=home).mirror(make_run_folder(home.single_runs() / "r"))
     before = shown(home)
