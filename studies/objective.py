@@ -146,7 +146,7 @@ def cell_objective(trial: optuna.Trial, worker: Worker, claimed: Callable[[], No
             config = space.check_config(spec, cell, worker.launch.search.get_trials(deepcopy=False)[best].params)
         else:
             config = space.baseline_config(spec, cell)
-        seeds = list(range(spec.seeds))
+        seeds = space.cell_seeds(spec, cell)
         run_ids = _run_ids(trial, prefix, seeds)
         claimed()
         role = "check" if is_check else "baseline"

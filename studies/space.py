@@ -105,6 +105,13 @@ def with_seed(config: RunConfig, seed: int, *, name: str, threads: int) -> RunCo
     return config.model_copy(update={"seed": seed, "name": name, "runtime": runtime})
 
 
+def cell_seeds(spec: StudySpec, name: str) -> list[int]:
+    """Seeds of a baseline or check: the first ``spec.seeds``, or those after ``r`` times as many where a baseline
+    says ``seed: r``, which repeats another one to measure the noise of the seed."""
+    skipped = int(spec.baselines.get(name, {}).get("seed", 0)) * spec.seeds
+    return list(range(skipped, skipped + spec.seeds))
+
+
 def next_seeds(num_seeds: int, used: set[int]) -> list[int]:
     """Seeds of a trial whose setting was trained with the seeds ``used`` before: the next unused ones.
 

@@ -61,10 +61,12 @@ class Preset(Section):
     """Searched name, value of it, and the settings that this value brings with it: the latent dimension with K,
     the learning rate with the width. One stated rule instead of a dimension of the search."""
     start: tuple[dict[str, Scalar], ...] = ()
-    """Settings the search begins with (the rest of each is sampled); of a grid all of them, filled in."""
+    """Settings the search begins with (the rest of each is sampled); of a grid all of them, filled in. One that
+    stands here again is repeated with other seeds: that measures the noise between seeds."""
     baselines: dict[str, dict[str, Any]] = {}
     """Name of a token baseline to its dotted settings; model.kind is set. They may change anything of the
-    base, the text too (data.*): scores are then compared within one text only."""
+    base, the text too (data.*): scores are then compared within one text only. ``seed: 1`` repeats what is
+    otherwise the same cell with the next seeds, ``seed: 2`` with those after."""
     checks: CheckSpec = CheckSpec()
     trials: Annotated[int, Field(ge=0)] = 0
     """CALM trials that are to complete; of a grid the number of its settings, filled in."""

@@ -75,14 +75,23 @@ def create(
     optuna.create_study(
         study_name=cells_name(spec.name), storage=storage, direction="maximize", load_if_exists=True
     )
-    for setting in spec.start[: spec.trials]:
-        search.enqueue_trial(dict(setting), skip_if_exists=True)
+    _enqueue_start(search, spec)
     if pins:
         search.set_user_attr(ATTRIBUTE, [list(one) for one in pins])
     store_spec(search, spec)
     loaded = load(spec.name, storage)
     assert loaded is not None
     return loaded
+
+
+def _enqueue_start(search: optuna.Study, spec: StudySpec) -> None:
+    """What is not queued of the starting points, each as often as it stands there."""
+    there = [trial.system_attrs.get("fixed_params") for trial in search.get_trials(deepcopy=False)]
+    for setting in map(dict, spec.start[: spec.trials]):
+        if setting in there:
+            there.remove(setting)
+        else:
+            search.enqueue_trial(setting)
 
 
 def cells_name(name: str) -> str:

@@ -34,7 +34,12 @@ class MemoryClient:
     def create_experiment(self, name: str, artifact_location: str | None = None, tags: Any = None) -> str:
         made = str(next(self._numbers))
         self.experiments[made] = SimpleNamespace(
-            name=name, experiment_id=made, lifecycle_stage="active", tags=dict(tags), creation_time=0
+            name=name,
+            experiment_id=made,
+            artifact_location=artifact_location,
+            lifecycle_stage="active",
+            tags=dict(tags),
+            creation_time=0,
         )
         return made
 

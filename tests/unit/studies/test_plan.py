@@ -8,7 +8,9 @@ from studies.prepare import retry
 from tests.suites.cells_only import CELLS
 from tests.suites.fake_runner import ATTEMPTS
 from tests.suites.study_launch import create, steps, tiny_spec
+from workbench.config_file import stored_config
 from workbench.files import read_json_lines
+from workbench.records import CONFIG
 
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage")  # ask() stands for another worker
 
@@ -31,6 +33,14 @@ def test_baselines_then_search_then_checks(tmp_path):
         f"lr-x2-t{best.number:03d}-s0",
     }
     assert set(runs(launch).values()) == {1}
+
+
+def test_a_repeated_baseline_has_the_next_seed(tmp_path):
+    launch = create(tmp_path, tiny_spec(**{**CELLS, "baselines": {"small": {}, "again": {"seed": 1}}}))
+    assert steps(launch) == ["cells"] * 2 + ["done"]
+    assert runs(launch) == {"small-s0": 1, "again-s1": 1}
+    configs = [stored_config(launch.folder / name / CONFIG) for name in ("small-s0", "again-s1")]
+    assert [config.seed for config in configs] == [0, 1]
 
 
 GRID = {

@@ -6,6 +6,7 @@ from optuna.trial import FixedTrial
 from studies import find_studies
 from studies.space import (
     baseline_config,
+    cell_seeds,
     check_config,
     distinct_inputs,
     next_seeds,
@@ -125,6 +126,16 @@ def test_seed_and_threads_are_set_without_touching_the_rest():
 )
 def test_a_setting_seen_before_gets_the_next_seeds(num, used, seeds):
     assert next_seeds(num, used) == seeds
+
+
+def test_a_baseline_that_says_a_seed_repeats_another():
+    cells = {"small": {}, "again": {"seed": 1}, "once-more": {"seed": 2}}
+    for num, wanted in ((1, [[0], [1], [2]]), (3, [[0, 1, 2], [3, 4, 5], [6, 7, 8]])):
+        spec = tiny_spec(baselines=cells, seeds=num)
+        assert [cell_seeds(spec, name) for name in cells] == wanted
+        assert cell_seeds(spec, "lr-x2") == list(range(num))
+    same = [with_seed(baseline_config(spec, name), 0, name="", threads=1) for name in cells]
+    assert same[0] == same[1] == same[2]
 
 
 @pytest.mark.parametrize("preset", ["quick", "cpu"])

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+from collections import Counter
 
 import pytest
 
@@ -39,6 +40,11 @@ def test_joint_searches_what_the_question_names():
     assert cpu.space["autoencoder.latent_dim"].log
     assert quick.trials >= 12
     assert {s["model.chunk_size"] for s in quick.start} == {1, 2, 4}
+    for spec in (quick, cpu):  # what the noise between seeds is measured by: four degrees of freedom at least
+        start = Counter(json.dumps(setting, sort_keys=True) for setting in spec.start)
+        cells = Counter(json.dumps({**cell, "seed": 0}, sort_keys=True) for cell in spec.baselines.values())
+        assert len(spec.start) - len(start) >= 2
+        assert len(spec.baselines) - len(cells) >= 2
 
 
 def test_the_specification_is_complete_and_survives_json():

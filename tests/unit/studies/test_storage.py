@@ -3,6 +3,7 @@
 import contextlib
 import sqlite3
 
+import optuna
 import pytest
 
 from studies import database, storage
@@ -112,3 +113,23 @@ def test_creating_twice_queues_the_starting_points_once(tmp_path):
     launch = create(tmp_path, spec)
     assert len(launch.search.get_trials()) == 2
     assert storage.stored_spec(launch.search) == spec
+
+
+def test_a_starting_point_that_stands_there_twice_is_queued_twice(tmp_path, monkeypatch):
+    """Also where the creation broke off in between."""
+    four, one = {"model.chunk_size": 4}, {"model.chunk_size": 1}
+    spec = tiny_spec(start=[four, one, four, one], trials=5)
+    real, queued = optuna.Study.enqueue_trial, []
+
+    def broken(study, params, **given):
+        queued.append(params)
+        if len(queued) == 4:
+            raise KeyboardInterrupt
+        return real(study, params, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "enqueue_trial", broken)
+        with pytest.raises(KeyboardInterrupt):
+            create(tmp_path, spec)
+    launch = create(tmp_path, spec)
+    assert [t.system_attrs["fixed_params"] for t in launch.search.get_trials()] == [four, one, four, one]
