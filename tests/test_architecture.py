@@ -29,7 +29,8 @@ LAYERS = [
      "uncertainty", "positions", "pairs", "seeds", "overlap", "bottleneck_words", "gradient_norms", "grid",
      "growth", "compute_account", "code_state",
      "temperature", "temperature_counts", "text_stream", "room", "divergence", "run_logs",
-     "checks", "doctor_disk", "lineage", "system_usage", "head_check"},
+     "checks", "doctor_disk", "lineage", "system_usage", "head_check",
+     "run_names"},
     {"attention", "rank_watch"},
     {"ranks"},
     {"autoencoder", "backbone", "heads"},
@@ -68,9 +69,9 @@ TORCH_FREE = ["ahead", "api", "aside", "batches", "bottleneck_words", "code_stat
               "head_check", "head_flops", "head_sections", "home", "hub", "hub_corpus", "hub_damage",
               "hub_reading", "hub_sections", "hub_sizes", "hub_stream", "interruption", "lineage", "modes",
               "ngram", "overlap", "own_heads", "pairs", "positions", "processes", "progress",
-              "pretrained_tokenizer", "rank_place", "rank_watch", "records", "run_logs", "room", "run_plots",
-              "schedule", "sections", "seeds", "splits", "system_usage", "text_stream", "tokenizer", "tracking",
-              "tracking_schema", "uncertainty", "yaml_reading"]  # fmt: skip
+              "pretrained_tokenizer", "rank_place", "rank_watch", "records", "run_logs", "run_names", "room",
+              "run_plots", "schedule", "sections", "seeds", "splits", "system_usage", "text_stream", "tokenizer",
+              "tracking", "tracking_schema", "uncertainty", "yaml_reading"]  # fmt: skip
 HEAVY = {"torch", "mlflow", "optuna", "pandas", "pydantic", "matplotlib", "datasets", "numpy", "scipy", "rich",
          "yaml", "safetensors", "transformers", "seaborn"}  # fmt: skip
 

@@ -226,7 +226,7 @@ def _config(config: Path | str | Mapping[str, Any] | RunConfig, overrides: Mappi
 
 
 def _found(run: Trained | Path | str, home: Path | str) -> tuple[Path, Home]:
-    from workbench.saved_runs import find_run
+    from workbench.run_names import find_run
 
     place = _home(home)
     return (run.folder if isinstance(run, Trained) else find_run(str(run), place)), place

@@ -58,7 +58,7 @@ def build_model(
     then gives the network's first weights, too), or from the cache or trained. Raises RunError for damaged weights
     and NotFiniteError where the autoencoder diverges."""
     begun = checkpoint.find(run_dir / records.CHECKPOINT) is not None  # then the other run is needed no more
-    initial = None if begun else initial_run(config, home)
+    initial = None if begun else initial_run(config, home, run_dir)
     if initial is not None:
         require_same_vocabulary(config, corpus, initial)
     model, report = _untrained(config, corpus, home, run_dir, initial, display, ranks)

@@ -26,6 +26,7 @@ from workbench.head_sections import (
     head_section,
     owners_of,
 )
+from workbench.records import IMPORTED
 from workbench.yaml_reading import in_words, read_yaml
 
 PRESETS = Path(__file__).parent / "presets"
@@ -186,7 +187,8 @@ def load_config(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
     """Read a YAML configuration: a file, or the name of one in workbench/presets. One that says no format is
     somebody's own and means this version's.
 
-    Raises ConfigError where it is missing, unreadable or invalid, and RunError where a newer version wrote it."""
+    Raises ConfigError where it is missing, unreadable or invalid, or of imported weights that it does not start
+    from, and RunError where a newer version wrote it."""
     path = _preset_or_file(Path(path))
     if not os.path.lexists(path):
         raise ConfigError(
@@ -199,7 +201,20 @@ def load_config(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
         )
     config = _of_format(_read_tree(path), path, formats.RUN, overrides)
     require_effect(config, overrides or {})
+    _require_training(config, path)
     return config
+
+
+def _require_training(config: RunConfig, path: Path) -> None:
+    """Raises ConfigError for the configuration of imported weights as it is: their training is not known."""
+    autoencoder = config.autoencoder
+    placeholders = (autoencoder.steps, autoencoder.batch_chunks) == (1, 1)
+    if placeholders and config.train.init_from is None and os.path.exists(path.parent / IMPORTED):
+        raise ConfigError(
+            f"{path} is of imported weights, of whose training nothing is known: start from them (--set "
+            f"train.init_from={path.parent}), or, to train such a model from new weights, set autoencoder.steps "
+            "and autoencoder.batch_chunks"
+        )
 
 
 def stored_config(path: Path | str) -> RunConfig:

@@ -198,11 +198,17 @@ def diverged(reason: str) -> Diagnostic:
     )
 
 
-def collapsed(reason: str) -> Diagnostic:
+def collapsed(reason: str, initial: str | None = None) -> Diagnostic:
+    """``initial``: the run whose autoencoder it is, frozen, if it was not trained here."""
+    remedy = (
+        "raise autoencoder.kl_floor, lower autoencoder.kl_weight or autoencoder.lr, or give it more steps"
+        if initial is None
+        else f"the autoencoder is that of {initial!r} and is not trained further: take a text like the one that "
+        "it was trained on, or train.init_from of another run"
+    )
     return Diagnostic(
         code="collapsed",
-        message=f"no language model was trained: {reason}; raise autoencoder.kl_floor, lower "
-        "autoencoder.kl_weight or autoencoder.lr, or give it more steps (train.stop_diverged: false trains on)",
+        message=f"no language model was trained: {reason}; {remedy} (train.stop_diverged: false trains on)",
     )
 
 

@@ -6,12 +6,11 @@ autoencoder. Its training is not counted as the new run's.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from workbench import checkpoint, files, records
+from workbench import checkpoint, files, pretrained_tokenizer, records
 from workbench.config import CalmConfig, RunConfig
 from workbench.config_file import stored_config
 from workbench.data import Corpus
@@ -19,26 +18,31 @@ from workbench.errors import ConfigError, RunError
 from workbench.head_sections import HeadSection, OwnHeadConfig
 from workbench.home import Home
 from workbench.records import RunRecord
+from workbench.run_names import find_run
 
 _AUTOENCODER = ("latent_dim", "width", "mlp_width", "encoder_layers", "decoder_layers", "norm_eps")
 """Fields that say what the autoencoder's weights mean."""
 _HEAD = ("kind", "num_blocks", "noise_dim", "time_dim", "num_steps", "noise_schedule")
+RELEASED = ("autoencoder", "language_model")
+"""Folders that released weights come in."""
 _TOKENIZER = ("kind", "vocab_size", "sha256", "end_id", "pad_id")
 
 
-def initial_run(config: RunConfig, home: Home) -> Path | None:
-    """Folder of the run that a resolved configuration starts from, if any.
+def initial_run(config: RunConfig, home: Home, run_dir: Path | None = None) -> Path | None:
+    """Folder of the run that a resolved configuration starts from, if any. ``run_dir``: of the run that starts,
+    which may have the same name.
 
-    Raises RunError where there is no such run or it has no weights, and ConfigError where its architecture or its
-    tokenizer is another."""
+    Raises RunError where there is no such run, there are several of the name or it has no weights, and ConfigError
+    where its architecture or its tokenizer is another."""
     named = config.train.init_from
     if named is None:
         return None
-    for place in (Path(named), home.root / named, home.single_runs() / named):
-        if os.path.exists(place / records.RECORD):
-            _require_same(config, place)
-            return place
-    raise RunError(f"train.init_from: there is no run {named!r}; give its folder, or its name below {home.root}")
+    try:
+        place = find_run(named, home, other_than=run_dir)
+    except RunError as error:
+        raise RunError(f"train.init_from: {error}") from None
+    _require_same(config, place)
+    return place
 
 
 def _require_same(config: RunConfig, run_dir: Path) -> None:
@@ -91,12 +95,32 @@ def require_same_vocabulary(config: RunConfig, corpus: Corpus, run_dir: Path) ->
         )
 
 
-def noted(config: RunConfig, home: Home, existing: RunRecord | None) -> dict[str, Any]:
-    """For the environment of a run's record: which run it started from, as noted when it began."""
+def begin(config: RunConfig, home: Home, existing: RunRecord | None, run_dir: Path) -> dict[str, Any]:
+    """For the environment of a run's record: which run it started from, as noted when it began. What it would need
+    of that run later on, when it is gone perhaps, goes into its own folder: the tokenizer, and what settings of
+    released weights say beyond ours."""
+    pretrained_tokenizer.keep(config, run_dir)
     if existing is not None:
         return {name: value for name, value in existing.environment.items() if name == "initial"}
-    found = initial_run(config, home)
-    return {} if found is None else {"initial": _described(found)}
+    found = initial_run(config, home, run_dir)
+    if found is None:
+        return {}
+    _keep_settings(found, run_dir)
+    return {"initial": _described(found)}
+
+
+def _keep_settings(initial: Path, run_dir: Path) -> None:
+    """Without which tensors of which type were imported: these are others."""
+    path = initial / records.IMPORTED
+    try:
+        theirs = files.read_json(path)
+        parts = {which: {"config": dict(theirs[which]["config"]), "tensors": None} for which in RELEASED}
+        kept = {"format": theirs["format"], **parts, "initial": initial.name}
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"train.init_from: {path} is damaged ({error}); bring it back, or delete it") from None
+    files.write_json(run_dir / records.IMPORTED, kept)
 
 
 def _described(run_dir: Path) -> dict[str, Any]:

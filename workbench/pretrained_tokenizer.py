@@ -164,16 +164,57 @@ def pinned(config: TokenizerConfig, *, offline: bool = False) -> TokenizerConfig
     return config.model_copy(update={"sha256": found, "end_id": end, "pad_id": pad})
 
 
+def with_kept(config: RunConfig, *run_dirs: Path | None) -> RunConfig:
+    """With the copy that one of the run folders keeps (``keep``) where a tokenizer that was named by its path is
+    no longer there, or another one is: a home was moved, the run whose tokenizer it was deleted."""
+    wanted = config.data.tokenizer
+    named = _local(wanted)
+    if named is None or wanted.sha256 is None or _is(named, wanted.sha256):
+        return config
+    copies = (run_dir / FILE for run_dir in run_dirs if run_dir is not None)
+    found = next((path for path in copies if _is(path, wanted.sha256)), None)
+    if found is None:
+        return config
+    tokenizer = wanted.model_copy(update={"name": str(found.absolute())})
+    return config.model_copy(update={"data": config.data.model_copy(update={"tokenizer": tokenizer})})
+
+
+def keep(config: RunConfig, run_dir: Path) -> None:
+    """Leave a copy of a tokenizer that was named by its path in the run's folder, so that the run does not depend
+    on what becomes of that path."""
+    wanted, copy = config.data.tokenizer, run_dir / FILE
+    named = _local(wanted)
+    if named is not None and wanted.sha256 is not None and not _is(copy, wanted.sha256):
+        try:
+            definition = named.read_bytes()
+        except OSError as error:
+            raise _unreadable(named, error.strerror or str(error)) from None
+        write_atomic(copy, definition)
+
+
+def _is(path: Path, sha256: str) -> bool:
+    try:
+        require_regular(path)
+        return files.sha256(path) == sha256
+    except OSError:
+        return False
+
+
+def _local(config: TokenizerConfig) -> Path | None:
+    """The file of a pretrained tokenizer, there or not; None of one on the hub."""
+    if config.kind != "pretrained" or config.name is None:
+        return None
+    path = Path(os.path.expanduser(config.name))
+    if path.is_dir():
+        return path / FILE
+    return path if path.exists() or path.is_absolute() or path.suffix == ".json" else None
+
+
 def find_file(config: TokenizerConfig, *, offline: bool = False) -> Path:
     """The tokenizer.json, from the hub if need be; ``offline``, one that was downloaded before. Raises DataError
     where it cannot be had."""
     assert config.name is not None
-    path = Path(os.path.expanduser(config.name))
-    if path.is_dir():
-        return path / FILE
-    if path.exists() or path.is_absolute() or path.suffix == ".json":
-        return path
-    return _download(config.name, config.revision, offline)
+    return _local(config) or _download(config.name, config.revision, offline)
 
 
 def _sha256(path: Path) -> str:
@@ -213,7 +254,8 @@ def _checked(path: Path, changed: int, size: int) -> str:
 
 def _unreadable(path: Path, why: str) -> DataError:
     return DataError(
-        f"cannot read the tokenizer {path}: {why}; bring it back, or set data.tokenizer.name to where it lies"
+        f"cannot read the tokenizer {path}: {why}; bring it back, set data.tokenizer.name to where it lies, or "
+        f"put a copy named {FILE} into the run's folder"
     )
 
 

@@ -44,7 +44,7 @@ RECORD, CONFIG, METRICS, EVALUATIONS = "record.json", "config.yaml", "metrics.js
 SAMPLES, SAMPLE_TEXTS = "samples.jsonl", "samples"
 AUTOENCODER, CHECKPOINT, PLOTS = "autoencoder.json", "checkpoint", "plots"
 AUTOENCODER_WEIGHTS = "autoencoder.safetensors"
-RERUN = "rerun.json"
+RERUN, IMPORTED = "rerun.json", "imported.json"
 
 
 class Record(BaseModel):

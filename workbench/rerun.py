@@ -22,12 +22,14 @@ from workbench.config import RunConfig
 from workbench.config_file import build_config, verified_config
 from workbench.errors import ConfigError, OutputError, RunError
 from workbench.home import Home
+from workbench.pretrained_tokenizer import with_kept
 from workbench.progress import Display
 from workbench.records import FINISHED, RunRecord
 from workbench.rerun_results import Results, compare_results
 from workbench.rerun_state import Side, State, compare_state
+from workbench.run_names import find_run
 from workbench.runner import Identity, execute, resolve
-from workbench.saved_runs import find_run, require_same_text
+from workbench.saved_runs import require_same_text
 
 if TYPE_CHECKING:
     from workbench.tracking import Tracker
@@ -81,7 +83,7 @@ def rerun(
             "run from it (train.init_from)"
         )
     stored = verified_config(run_dir / records.CONFIG, record.config_hash)
-    config = _on_this_machine(stored, overrides or {}, home)
+    config = with_kept(_on_this_machine(stored, overrides or {}, home), run_dir)
     folder = out or home.single_runs() / _name(run_dir, record, stored, config)
     _require_own(folder, run_dir, record)
     inputs = prepare_inputs(config, home)

@@ -27,14 +27,14 @@ from workbench.errors import NotFiniteError, OutputError
 from workbench.evaluate import Background, Grid, evaluate, evaluation_grid, floors, identical_draws
 from workbench.home import Home
 from workbench.hub import HubUnreachableError, with_revisions
-from workbench.initial import initial_run, noted
+from workbench.initial import begin, initial_run
 from workbench.lineage import keep as keep_lineage
 from workbench.model import Calm
 from workbench.optim import phase_after
 from workbench.own_heads import FAILURES, blaming, failure_in_words
 from workbench.pairs import above_floors
 from workbench.positions import FLOORS, POSITIONS, write_floors, write_positions
-from workbench.pretrained_tokenizer import with_tokenizer
+from workbench.pretrained_tokenizer import with_kept, with_tokenizer
 from workbench.progress import Display, NoDisplay
 from workbench.rank_place import require_fit
 from workbench.ranks import ALONE, PeerLostError, Ranks
@@ -99,8 +99,8 @@ def execute(
     if existing is not None and existing.status in FINISHED:
         files.remove_halves(run_dir, f".{records.CHECKPOINT}.*")  # killed at the very last of its writes
         return existing
-    if existing is None:
-        initial_run(config, home)  # that it is there and fits
+    initial = None if existing is not None else initial_run(config, home, run_dir)  # that it is there and fits
+    config = with_kept(config, run_dir, initial)
     require_room_for_run(config, run_dir, home.cache)
     inputs = prepare_inputs(config, home, display=display)
     with files.claimed(run_dir):
@@ -175,7 +175,7 @@ class _Run:
             self.record.call_curve, self.record.tradeoff = existing.call_curve, existing.tradeoff
             self.wall_before = existing.wall_seconds
             self.record.environment = code_state.session(existing.environment, self.record.environment)
-        self.record.environment |= noted(self.config, self.home, existing)
+        self.record.environment |= begin(self.config, self.home, existing, self.run_dir)
         records.write_config(self.run_dir, self.config.to_yaml())
         code_state.keep(self.run_dir)
         self.record.diagnostics = diagnostics.diagnose_config(self.config)
@@ -198,7 +198,7 @@ class _Run:
             self.record.diagnostics += diagnostics.diagnose_autoencoder(report)
             why = collapsed(report, corpus.tokens[HELD_OUT]) if self.config.train.stop_diverged else None
             if why is not None:
-                self.record.diagnostics.append(diagnostics.collapsed(why))
+                self.record.diagnostics.append(diagnostics.collapsed(why, self.config.train.init_from))
                 return self.end("collapsed", why)
         num_chunks = use_cached_targets(model, self.config, corpus, self.home)
         if num_chunks:

@@ -1,9 +1,7 @@
-"""Trained runs found again by name and loaded from their folders."""
+"""Trained runs loaded from their folders."""
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from workbench.finite import all_finite
 from workbench.home import Home
 from workbench.language_model import LanguageModel
 from workbench.optim import phase_after
+from workbench.pretrained_tokenizer import with_kept
 from workbench.records import Phase, RunRecord
 
 
@@ -66,7 +65,7 @@ def load_run(run_dir: Path | str, home: Home, overrides: Mapping[str, Any] | Non
     anywhere = config.model_copy(update={"runtime": config.runtime.model_copy(update={"device": "auto"})})
     device = machine.resolve(anywhere, home.cache).runtime.device
     config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"device": device})})
-    inputs = prepare_inputs(config, home)
+    inputs = prepare_inputs(with_kept(config, run_dir), home)
     require_same_text(record, inputs.corpus, run_dir)
     model, _ = build_model(config, inputs.corpus, home, run_dir=run_dir)
     checkpoint.load_weights(model.network, found / checkpoint.WEIGHTS)
@@ -116,38 +115,3 @@ def require_same_text(record: RunRecord, corpus: Corpus, run_dir: Path) -> None:
             f"{run_dir} was trained on other text than {corpus.name} holds now (data {record.data_hash}, now "
             f"{corpus.hash}); bring the text back as it was, or train a new run"
         )
-
-
-def find_run(name: str, home: Home) -> Path:
-    """A run's folder from its path, or from its id, STUDY/ID or name below ``home``.
-
-    Raises RunError where there is none or several, as where ``--seeds`` made several of the name."""
-    for direct in (Path(name), home.root / name):
-        if os.path.exists(direct / records.RECORD):  # False for a name that is too long, too
-            return direct
-    known = records.find_runs(home.root)
-    names = {path: _name(path) for path in known}
-    matches = [path for path in known if name in (path.name, names[path])]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        listed = _listed([str(path) for path in matches])
-        raise RunError(f"{name!r} names {len(matches)} runs ({listed}); give STUDY/RUN or the folder")
-    of_seeds = [other for other in names.values() if other and re.fullmatch(rf"{re.escape(name)} s\d+", other)]
-    if of_seeds:
-        runs = "1 run" if len(of_seeds) == 1 else f"{len(of_seeds)} runs"
-        raise RunError(f"{name!r} is {runs}: {_listed([repr(other) for other in of_seeds])}; name one")
-    latest = ", ".join(path.name for path in known[-5:])
-    hint = f"latest: {latest}" if known else f"there are no runs under {home.root} yet"
-    raise RunError(f"no run {name!r}; {hint}")
-
-
-def _listed(names: list[str], most: int = 5) -> str:
-    return ", ".join([*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])])
-
-
-def _name(run_dir: Path) -> str | None:
-    try:
-        return records.read_record(run_dir).name
-    except RunError:  # a damaged record of another run is no reason to refuse this one
-        return None

@@ -191,7 +191,7 @@ class TrainConfig(Section):
     """End a run whose loss or gradients have exploded, or whose autoencoder has collapsed
     (``workbench.divergence``). What is trained until then is the same."""
     init_from: Annotated[str | None, Since(2, before=None)] = None
-    """Start from the weights, and keep the autoencoder, of this run (its folder, or its name below ``--home``)
+    """Start from the weights, and keep the autoencoder, of this run (its folder, its name, id or STUDY/ID)
     instead of new ones (``workbench.initial``)."""
 
     @model_validator(mode="after")

@@ -100,7 +100,7 @@ def test_another_kind_is_refused(whole: Path, tmp_path: Path) -> None:
 
 def test_no_such_run(whole: Path, tmp_path: Path) -> None:
     config, home = going_on(whole, "nobody")
-    with pytest.raises(RunError, match=r"train.init_from: there is no run 'nobody'; give its folder, or its name"):
+    with pytest.raises(RunError, match=r"train.init_from: no run 'nobody'; latest: whole"):
         execute(config, tmp_path / "tuned", home=home)
 
 

@@ -29,8 +29,8 @@ from workbench.config_file import stored_config
 from workbench.errors import OutputError, RunError
 from workbench.files import sha256
 from workbench.home import Home, open_home
-from workbench.records import RunRecord
-from workbench.released.bring import IMPORTED, Released, import_released
+from workbench.records import IMPORTED, RunRecord
+from workbench.released.bring import Released, import_released
 from workbench.released.export import Exported, export_released
 from workbench.room import Free
 from workbench.tensor_files import read_tensors

@@ -16,8 +16,9 @@ from workbench.config import RunConfig
 from workbench.errors import DataError, RunError
 from workbench.home import Home
 from workbench.records import Evaluation
+from workbench.run_names import find_run
 from workbench.runner import Identity, StopRun, execute
-from workbench.saved_runs import find_run, load_run
+from workbench.saved_runs import load_run
 from workbench.train import Trainer
 
 

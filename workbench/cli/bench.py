@@ -94,7 +94,8 @@ def _measure(
 
     from workbench.bench_runs import bench as bench_run
     from workbench.cli.display import RunDisplay, make_console
-    from workbench.saved_runs import find_run, load_run
+    from workbench.run_names import find_run
+    from workbench.saved_runs import load_run
 
     folders = [find_run(name, place) for name in runs]
     rows = []

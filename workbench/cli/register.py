@@ -36,7 +36,7 @@ def register_run(
     """Register a run's model with MLflow: weights, tokenizer, signature, scores. A run that is registered already
     keeps its version; a registration that was broken off is continued by the same command."""
     from workbench.home import open_home
-    from workbench.saved_runs import find_run
+    from workbench.run_names import find_run
     from workbench.tracking_registry import register
 
     place = open_home(home)

@@ -160,7 +160,7 @@ def export(
     from workbench.cli.display import RunDisplay, make_console
     from workbench.home import open_home
     from workbench.released.export import export_released
-    from workbench.saved_runs import find_run
+    from workbench.run_names import find_run
 
     place = open_home(home)
     with RunDisplay(make_console(stderr=True, lasting=True)) as display:

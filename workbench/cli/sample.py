@@ -77,8 +77,9 @@ def sample(
     from workbench.config_file import parse_assignments
     from workbench.home import open_home
     from workbench.layers import generator
+    from workbench.run_names import find_run
     from workbench.sampling import Generation
-    from workbench.saved_runs import find_run, load_run
+    from workbench.saved_runs import load_run
 
     choice = _choice(sampler, temperature, batch_size, noise_scale, budget, fallback)
     prompts = [*(prompt or []), *map(_read, prompt_file or [])] or [""]

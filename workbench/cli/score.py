@@ -46,7 +46,7 @@ def evaluate(
     from workbench.cli.sampling_tables import print_sampling
     from workbench.home import open_home
     from workbench.rescore import rescore
-    from workbench.saved_runs import find_run
+    from workbench.run_names import find_run
 
     place = open_home(home)
     overrides = _overrides(set_, split)
@@ -107,7 +107,7 @@ def compare(
     from workbench.compare import compare_runs
     from workbench.errors import ConfigError
     from workbench.home import open_home
-    from workbench.saved_runs import find_run
+    from workbench.run_names import find_run
 
     if difference is not None and not difference > 0:
         raise ConfigError(f"--difference wants BrierLM points above 0, {difference} given")

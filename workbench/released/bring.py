@@ -32,7 +32,6 @@ from workbench.released.vocabulary import TOKENIZER, find_tokenizer, tokenizer_s
 from workbench.room import require_room_for_weights
 from workbench.train_autoencoder import evaluate_autoencoder
 
-IMPORTED = "imported.json"
 FORMAT = 1
 EVAL_CHUNKS = 2048
 """Held-out chunks of the autoencoder's evaluation: with a large vocabulary each costs much."""
@@ -201,7 +200,7 @@ def _write(
     checkpoint.save(run_dir / records.CHECKPOINT, model.network, {"step": facts.step}, None)
     record = _record(config, run_dir, facts, model, inputs, described)
     record.diagnostics = [*diagnostics.diagnose_config(config), *diagnostics.diagnose_autoencoder(report)]
-    files.write_json(run_dir / IMPORTED, {**described, "versions": record.environment["versions"]})
+    files.write_json(run_dir / records.IMPORTED, {**described, "versions": record.environment["versions"]})
     records.write_record(run_dir, record)  # last: it makes the folder a run
     return record
 

@@ -21,7 +21,7 @@ from workbench.config_file import stored_config
 from workbench.errors import ConfigError, DataError, OutputError, RunError
 from workbench.pretrained_tokenizer import file_order, find_file
 from workbench.progress import Display, NoDisplay
-from workbench.released.bring import FORMAT, IMPORTED
+from workbench.released.bring import FORMAT
 from workbench.released.names import COPY, EMBEDDING, HEAD, HEAD_AGAIN, TIED
 from workbench.released.pair import parts_of
 from workbench.released.settings import (
@@ -99,8 +99,9 @@ def export_released(
 
 
 def _imported(run_dir: Path) -> dict[str, Any]:
-    """What ``import_released`` left beside the weights; nothing for a run that was trained here."""
-    path = run_dir / IMPORTED
+    """What ``import_released`` left beside the weights, or a training that started from them (no tensors are
+    listed then); nothing for a run that has nothing to do with released weights."""
+    path = run_dir / records.IMPORTED
     try:
         found = files.read_json(path)
     except FileNotFoundError:
@@ -121,6 +122,8 @@ def _damage(entry: Any) -> str:
     if not isinstance(entry, dict) or not isinstance(entry.get("config"), dict):
         return "its config.json is missing"
     listed = entry.get("tensors")
+    if listed is None and "tensors" in entry:
+        return ""
     if not isinstance(listed, dict):
         return "no tensors are listed by their types"
     if unknown := sorted(listed.keys() - DTYPES.keys()):
@@ -186,9 +189,11 @@ class _Writing:
 
     def _require_names(self, which: str) -> None:
         """Raises RunError where other tensors were imported than this model has, or not all of them."""
+        if self.kept[which]["tensors"] is None:
+            return
         known = self._names(which)
         listed = [name for names in self.kept[which]["tensors"].values() for name in names]
-        path = self.run_dir / IMPORTED
+        path = self.run_dir / records.IMPORTED
         if unknown := [name for name in listed if name not in known]:
             raise _damaged(path, f"{which}: this model has no {unknown[0]}")
         there = {_once(name) for name in listed}

@@ -198,7 +198,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "scores": ("positions.npz", lambda folder: positions.read_positions(folder / "positions.npz")),
     "tokenizer": ("tokenizer.json", load_tokenizer),
     "served model": (served_model.ABOUT, served_model.load),
-    "what was imported": (export.IMPORTED, export._imported),
+    "what was imported": (records.IMPORTED, export._imported),
     "commits": (hub.KNOWN, lambda folder: hub.KnownCommits(folder)._read()),
     "jobs": (f"{slurm.FOLDER}/{slurm.JOBS}", slurm.submissions),
 }
