@@ -6,6 +6,7 @@ import json
 import os
 import pkgutil
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.suites.run_folders import make_run_folder
 from tests.suites.small_disk import SmallDisk, small_disk
 from tests.suites.study_launch import create, steps, tiny_spec, worker
 from tests.suites.tiny_runs import leftovers, tiny_config, traces
 from workbench import files, records
+from workbench.cli import app
 from workbench.errors import OutputError
 from workbench.home import open_home
 from workbench.released.export import export_released
@@ -167,6 +170,21 @@ def test_a_read_only_home(disk: SmallDisk) -> None:
             open_home(disk.path / "runs")
     finally:
         disk.read_only(False)
+
+
+@pytest.mark.slow
+def test_runs_of_a_read_only_home_can_be_compared(disk: SmallDisk, whole: Path) -> None:
+    shutil.copytree(whole / "runs" / "whole", disk.path / "runs" / "whole")
+    config, home = tiny_config(whole, {"train.train_tokens": 256})
+    execute(config, disk.path / "runs" / "other", home=home)
+    disk.read_only()
+    try:
+        asked = ["compare", "whole", "other", "--no-seeds", "--home", str(disk.path / "runs")]
+        done = CliRunner().invoke(app, asked)
+    finally:
+        disk.read_only(False)
+    assert done.exit_code == 0, done.output
+    assert "train.train_tokens" in done.output
 
 
 LIMITED = """
