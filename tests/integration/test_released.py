@@ -136,6 +136,27 @@ class TestThereAndBack:
         configs = [stored_config(folder / "config.yaml") for folder in (run_dir, second_dir)]
         assert configs[0].hash() == configs[1].hash(), "where the tokenizer lies is no part of it"
 
+    def test_settings_as_newer_versions_of_transformers_write_them(
+        self, tmp_path: Path, home: Home, run_dir: Path
+    ) -> None:
+        """The base of the rotary positions stands in ``rope_parameters`` alone."""
+        folders = write_folders(tmp_path)
+        path = folders.language_model / "config.json"
+        tree = {key: value for key, value in LANGUAGE_MODEL.items() if key != "rope_theta"}
+        parameters = {"rope_type": "default", "rope_theta": 500_000.0}
+        path.write_text(json.dumps({**tree, "rope_parameters": parameters}))
+        bring(folders, home, run_dir)
+        done = export_released(run_dir, tmp_path / "out")
+        same_bits(weights_of(done.language_model), folders.language_model_weights)
+        config = json.loads((done.language_model / "config.json").read_text())
+        assert (config["rope_theta"], config["rope_parameters"]) == (500_000.0, parameters)
+        bring_again(again(done), home, tmp_path / "again")
+        configs = [stored_config(folder / "config.yaml") for folder in (run_dir, tmp_path / "again")]
+        assert configs[0].hash() == configs[1].hash()
+        assert configs[1].to_dict()["model"]["backbone"]["rope_theta"] == 500_000.0
+        for file in ("autoencoder.safetensors", "checkpoint/model.safetensors"):
+            same_bits(read_tensors(tmp_path / "again" / file), read_tensors(run_dir / file))
+
     @pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
     @pytest.mark.parametrize("rounded", ROUNDED)
     def test_of_two_copies_one_may_be_rounded(

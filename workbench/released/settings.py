@@ -47,9 +47,14 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "attention_bias": (False, None),
     "attention_dropout": (0.0, None),
     "mlp_bias": (False, None),
-    "rope_scaling": (None,),
+    "partial_rotary_factor": (1.0, None),
 }
 """Keys that may only say so: the architecture has nothing else."""
+_ROTARY = ("rope_parameters", "rope_scaling")
+"""Objects about rotary positions, of newer and of older versions of transformers."""
+_ROTARY_TYPES = ("rope_type", "type")
+_ROTARY_NEUTRAL = ("attention_factor", "factor", "partial_rotary_factor")
+"""Keys in them that change nothing where they are 1; any key may be null."""
 _OTHER_HEADS = ("diffusion", "flow")
 LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
     "autoencoder": {
@@ -109,13 +114,7 @@ def read_settings(folder: Path, what: str) -> dict[str, Any]:
         raise RunError(
             f"{path} is of a CALM with the {kind} head (model_type); only the energy head's layout is known here"
         )
-    rope = found.get("rope_parameters")
-    if isinstance(rope, dict):  # newer versions of transformers put it there
-        found = {"rope_theta": rope.get("rope_theta", 10_000.0), **found}
-        if rope.get("rope_type", "default") != "default":
-            raise RunError(
-                f"{path}: rope_type {rope['rope_type']!r} is not known here, only plain rotary positions"
-            )
+    found |= _rope_theta(found, path)
     for key, values in _ONLY.items():
         if key in found and found[key] not in values:
             raise RunError(f"{path}: {key} is {found[key]!r}; the architecture here has {values[0]!r} alone")
@@ -131,6 +130,42 @@ def read_settings(folder: Path, what: str) -> dict[str, Any]:
             large = f" (at most {LARGEST:,})" if type(filled[key]) is int and filled[key] > LARGEST else ""
             raise RunError(f"{path}: {key} is {filled[key]!r}; {wanted} is wanted{large}")
     return filled
+
+
+def _rope_theta(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """``rope_theta``, wherever it stands; nothing where it does not. Raises RunError where the settings contradict
+    each other or are of other than plain rotary positions, with which the weights compute something else."""
+    thetas = {} if found.get("rope_theta") is None else {"rope_theta": found["rope_theta"]}
+    for name in _ROTARY:
+        rope = found.get(name)
+        if rope is None:
+            continue
+        if not isinstance(rope, dict):
+            raise RunError(f"{path}: {name} is {rope!r}; an object or null is wanted")
+        for key, value in rope.items():
+            if key == "rope_theta":
+                thetas[f"{name}.{key}"] = value
+            elif not (_plain_type(value) if key in _ROTARY_TYPES else _neutral(key, value)):
+                raise RunError(f"{path}: {name} has {key} {value!r}; only plain rotary positions are known here")
+    for name, value in thetas.items():
+        valid, wanted = _RULES["rope_theta"]
+        if not valid(value):
+            raise RunError(f"{path}: {name} is {value!r}; {wanted} is wanted")
+    if len(set(thetas.values())) > 1:
+        said = " and ".join(f"{name} is {value!r}" for name, value in thetas.items())
+        raise RunError(
+            f"{path}: {said}; one value is wanted: keep the one that the model was trained with, delete the other"
+        )
+    return {"rope_theta": next(iter(thetas.values()))} if thetas else {}
+
+
+def _plain_type(value: Any) -> bool:
+    return value in ("default", None)
+
+
+def _neutral(key: str, value: Any) -> bool:
+    """Whether a further setting of rotary positions changes nothing."""
+    return value is None or (key in _ROTARY_NEUTRAL and _number(value) and value == 1)
 
 
 def sections(autoencoder: Mapping[str, Any], language_model: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,16 +286,15 @@ def released_settings(
         "architectures": ["EnergyTransformer"],
         "model_type": "energy",
         "attention_bias": False,
-        "rope_scaling": None,
         **plain,
         **kept.get("language_model", {}),
+        **_rotary_keys(backbone.rope_theta, kept.get("language_model", {})),
         **shared,
         "hidden_size": backbone.width,
         "intermediate_size": backbone.mlp_width,
         "num_hidden_layers": backbone.num_layers,
         "num_attention_heads": backbone.num_heads,
         "num_key_value_heads": backbone.num_kv_heads,
-        "rope_theta": backbone.rope_theta,
         "rms_norm_eps": backbone.norm_eps,
         "num_mlp_layers": head.num_blocks,
         "noise_size": head.noise_dim,
@@ -268,3 +302,13 @@ def released_settings(
         "beta": head.alpha,
     }
     return autoencoder, language_model
+
+
+def _rotary_keys(theta: float, kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys about rotary positions: what the weights are used with, whatever an older import kept."""
+    keys: dict[str, Any] = {"rope_theta": theta, "rope_scaling": None}
+    if kept.get("rope_parameters") is not None:  # transformers 5 reads this one
+        keys["rope_parameters"] = {"rope_type": "default", "rope_theta": theta}
+    if kept.get("partial_rotary_factor") is not None:
+        keys["partial_rotary_factor"] = 1.0
+    return keys

@@ -251,3 +251,87 @@ def test_deeper_autoencoders_are_counted(encoder: int, decoder: int) -> None:
     first = network.states(latents)
     every = torch.cat([network.decode_token_at(i, first, torch.arange(5))[:, None] for i in range(4)], 1)
     assert torch.equal(every, network.decode(latents))
+
+
+def rotary(folder: Path, **keys: Any) -> dict[str, Any]:
+    """The language model's settings with these keys for its rotary positions, and no others."""
+    tree = {key: value for key, value in LANGUAGE_MODEL.items() if key != "rope_theta"}
+    (folder / "config.json").write_text(json.dumps(tree | keys))
+    return read_settings(folder, "language model")
+
+
+class TestRotaryPositions:
+    @pytest.mark.parametrize(
+        ("keys", "reason"),
+        [
+            (
+                {"rope_theta": 10_000, "rope_parameters": {"rope_type": "default", "rope_theta": 500_000}},
+                "rope_theta is 10000 and rope_parameters.rope_theta is 500000; one value is wanted: keep the one",
+            ),
+            (
+                {"rope_parameters": {"rope_theta": 1e4}, "rope_scaling": {"rope_theta": 5e5}},
+                "rope_parameters.rope_theta is 10000.0 and rope_scaling.rope_theta is 500000.0; one value",
+            ),
+            ({"rope_parameters": {"rope_theta": "1e4"}}, "rope_parameters.rope_theta is '1e4'; a number above 0"),
+            ({"rope_parameters": {"rope_theta": None}}, "rope_parameters.rope_theta is None; a number above 0"),
+            ({"rope_theta": None}, "rope_theta is None; a number above 0 is wanted"),
+            ({"rope_parameters": {"type": "linear", "factor": 2}}, "rope_parameters has type 'linear'; only"),
+            ({"rope_parameters": {"rope_type": "default", "type": "yarn"}}, "rope_parameters has type 'yarn'"),
+            ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling has rope_type 'llama3'"),
+            ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "rope_parameters has partial_rotary_factor 0.5"),
+            ({"rope_scaling": {"type": "default", "factor": 2.0}}, "rope_scaling has factor 2.0; only plain"),
+            ({"rope_parameters": {"full_attention": {}}}, "rope_parameters has full_attention {}; only plain"),
+            ({"rope_parameters": {"low_freq_factor": 1}}, "rope_parameters has low_freq_factor 1; only plain"),
+            ({"rope_parameters": {"factor": True}}, "rope_parameters has factor True; only plain"),
+            ({"rope_parameters": "default"}, "rope_parameters is 'default'; an object or null is wanted"),
+            ({"partial_rotary_factor": 0.25}, "partial_rotary_factor is 0.25; the architecture here has 1.0"),
+        ],
+    )
+    def test_of_another_kind_or_contradicting_each_other(
+        self, tmp_path: Path, keys: dict[str, Any], reason: str
+    ) -> None:
+        with pytest.raises(RunError) as refused:
+            rotary(tmp_path, **keys)
+        assert f"{tmp_path / 'config.json'}: {reason}" in str(refused.value)
+
+    @pytest.mark.parametrize(
+        ("keys", "theta"),
+        [
+            ({}, 10_000.0),
+            ({"rope_theta": 5e5, "rope_scaling": None, "rope_parameters": None}, 5e5),
+            ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, 5e5),
+            ({"rope_scaling": {"type": "default", "rope_theta": 5e5}}, 5e5),
+            ({"rope_theta": None, "rope_parameters": {"rope_theta": 5e5}}, 5e5),
+            ({"rope_parameters": {"rope_type": "default"}}, 10_000.0),
+            ({"rope_theta": 500_000, "rope_parameters": {"rope_type": None, "rope_theta": 5e5}}, 5e5),
+            ({"partial_rotary_factor": 1, "rope_parameters": {"partial_rotary_factor": 1.0}}, 10_000.0),
+            ({"rope_scaling": {"factor": 1, "attention_factor": 1.0, "beta_fast": None}}, 10_000.0),
+        ],
+    )
+    def test_that_say_the_same_are_read_and_written(
+        self, tmp_path: Path, keys: dict[str, Any], theta: float
+    ) -> None:
+        found = rotary(tmp_path, **keys)
+        assert found["rope_theta"] == theta
+        config = build_config({**sections(AUTOENCODER, found), "train": {"train_tokens": 1}})
+        written = released_settings(config, VOCAB, {"language_model": found})[1]
+        (tmp_path / "config.json").write_text(json.dumps(written))
+        again = read_settings(tmp_path, "language model")
+        assert sections(AUTOENCODER, again) == sections(AUTOENCODER, found)
+        assert {written["rope_theta"], (written.get("rope_parameters") or written)["rope_theta"]} == {theta}
+
+    def test_of_an_older_import_are_written_as_the_weights_are_used(self) -> None:
+        """It passed over what it did not know: the run has plain positions with its own base."""
+        kept = {
+            "rope_theta": 10_000,
+            "rope_scaling": None,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5e5, "partial_rotary_factor": 0.5},
+            "partial_rotary_factor": 0.5,
+        }
+        written = released_settings(configured({}, {"rope_theta": 2e4}), VOCAB, {"language_model": kept})[1]
+        assert {key: written[key] for key in kept} == {
+            "rope_theta": 2e4,
+            "rope_scaling": None,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 2e4},
+            "partial_rotary_factor": 1.0,
+        }
