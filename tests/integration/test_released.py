@@ -233,6 +233,20 @@ class TestThereAndBack:
         wide = export_released(run_dir, tmp_path / "wide", dtype="float32")
         same_bits(weights_of(wide.language_model), {name: tensor.float() for name, tensor in rounded.items()})
 
+    @pytest.mark.parametrize("keys", [("dtype",), ("torch_dtype",), ("torch_dtype", "dtype"), ()], ids=str)
+    def test_settings_say_the_type_that_was_written(
+        self, tmp_path: Path, home: Home, run_dir: Path, keys: tuple[str, ...]
+    ) -> None:
+        """Under the names that were there: newer versions of transformers read ``dtype`` first."""
+        said = dict.fromkeys(keys, "float32")
+        bring(write_folders(tmp_path, autoencoder=said, language_model=said), home, run_dir)
+        for dtype in ("bfloat16", None):
+            done = export_released(run_dir, tmp_path / str(dtype), dtype=dtype)
+            for folder in (done.autoencoder, done.language_model):
+                config = json.loads((folder / "config.json").read_text())
+                found = {key: config[key] for key in ("torch_dtype", "dtype") if key in config}
+                assert found == dict.fromkeys(keys or ("torch_dtype",), dtype or "float32")
+
     @pytest.mark.parametrize("narrow", ["bfloat16", "float16"])
     def test_values_that_a_type_cannot_hold(self, tmp_path: Path, home: Home, run_dir: Path, narrow: str) -> None:
         """float32 has values above the largest bfloat16."""

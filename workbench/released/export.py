@@ -41,6 +41,8 @@ AUTOENCODER, LANGUAGE_MODEL = "autoencoder", "language-model"
 AE_PATH = "ae_path"
 """Key of the language model's settings: where the released code finds the autoencoder. Import names both folders,
 and does not read it."""
+TYPE_KEYS = ("torch_dtype", "dtype")
+"""Keys of the settings that say the weights' type, of older and of newer versions of transformers."""
 SHARD_BYTES = 5_000_000_000
 """Of weights in one file, unless a tensor alone is larger."""
 
@@ -227,7 +229,8 @@ class _Writing:
             for name in dtypes.values():
                 counts[name] = counts.get(name, 0) + 1
             kinds = set(dtypes.values())
-            stored: dict[str, Any] = {"torch_dtype": kinds.pop()} if len(kinds) == 1 else {}
+            said = [key for key in TYPE_KEYS if key in tree] or TYPE_KEYS[:1]
+            stored: dict[str, Any] = dict.fromkeys(said, kinds.pop()) if len(kinds) == 1 else {}
             if which == "language_model":
                 stored |= self._padding() | {AE_PATH: f"../{AUTOENCODER}"}
             files.write_json(target / CONFIG, {**tree, **stored})
