@@ -7,6 +7,7 @@ what its author may have put beside them is refused, not run.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,7 +156,9 @@ def open_pickle(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         zipped = file.read(2) == b"PK"  # before 2020 it was no archive, and such files cannot be mapped
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings():  # of other protocols torch asks to be told; what matters is said below
+            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # the library's own kinds: of pickles, archives, numbers out of range
         raise RunError(f"{path} was not opened: {_refusal(error)}") from None
     if not isinstance(found, dict) or not all(
@@ -187,5 +190,8 @@ def _refusal(error: Exception) -> str:
             "Get the weights from somebody you trust, as safetensors"
         )
     if type(error).__name__ == "UnpicklingError":
-        return "the pickle holds something else than tensors, or is damaged; nothing of it was run"
+        return (
+            "the pickle holds something else than tensors, is of a newer protocol than torch.save's own, or is "
+            "damaged; nothing of it was run"
+        )
     return f"it is damaged ({str(error).splitlines()[0] if str(error) else type(error).__name__})"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,23 @@ class TestPickles:
         assert "safetensors" in message
         torch.load(path, weights_only=False)  # it would have run
         assert marker.exists()
+
+    @pytest.mark.parametrize("zipped", [True, False])
+    def test_of_a_newer_protocol_our_message_is_all_that_is_said(self, tmp_path: Path, zipped: bool) -> None:
+        path = tmp_path / FILES[2]
+        torch.save(weights(), path, _use_new_zipfile_serialization=zipped, pickle_protocol=4)
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.simplefilter("always")
+            with pytest.raises(RunError, match=r"was not opened: .* of a newer protocol than torch.save's own"):
+                Source(tmp_path)
+        assert [str(warning.message) for warning in shown] == []
+
+    def test_of_a_protocol_that_can_be_read_nothing_is_said(self, tmp_path: Path) -> None:
+        torch.save(weights(), tmp_path / FILES[2], pickle_protocol=3)
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.simplefilter("always")
+            assert torch.equal(Source(tmp_path).tensor("b"), weights()["b"])
+        assert [str(warning.message) for warning in shown] == []
 
     @pytest.mark.parametrize("content", [[1, 2], {"a": 3}, {1: torch.ones(2)}, torch.ones(3)])
     def test_something_else_than_named_tensors(self, tmp_path: Path, content: object) -> None:
