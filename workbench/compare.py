@@ -28,6 +28,8 @@ from workbench.uncertainty import geometric_mean, summarise
 
 NOT_A_SETTING = ("name", "seed", "runtime.", "eval.")
 """What runs of one setting may differ in: the noise of training, the machine, how they were scored."""
+_TOKENIZER_PLACE = ("data.tokenizer.name", "data.tokenizer.revision")
+"""Says nothing of two tokenizers whose files are the same by their sha256."""
 
 Progress = Callable[[str], None]
 
@@ -190,8 +192,10 @@ def _tree(run_dir: Path) -> dict[str, Any]:
 
 def _differences(runs: Sequence[Compared]) -> list[tuple[str, list[str]]]:
     # how each was scored in training is left out: here they are scored alike
-    shown = (name for run in runs for name in run.config if name != "name" and not name.startswith("eval."))
-    names = dict.fromkeys(shown)
+    names = dict.fromkeys(name for run in runs for name in run.config if not name.startswith("eval."))
+    sums = {run.config.get("data.tokenizer.sha256") for run in runs}
+    for name in ("name", *(_TOKENIZER_PLACE if len(sums) == 1 and None not in sums else ())):
+        names.pop(name, None)
     rows = [(name, [_shown(run.config.get(name)) for run in runs]) for name in names]
     return [(name, values) for name, values in rows if len(set(values)) > 1]
 

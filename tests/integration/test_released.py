@@ -435,6 +435,23 @@ class TestCommands:
         assert [p for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
+def test_where_the_same_tokenizer_lies_is_no_difference(tmp_path: Path, home: Home) -> None:
+    from workbench.compare import compare_runs
+    from workbench.rescore import rescore
+
+    folders, runs = write_folders(tmp_path), [tmp_path / "first", tmp_path / "second"]
+    for run_dir in runs:
+        bring(folders, home, run_dir)
+        rescore(run_dir, home, {})
+    names = [stored_config(run_dir / "config.yaml").data.tokenizer.name for run_dir in runs]
+    assert names == [str(run_dir / "tokenizer.json") for run_dir in runs]
+    assert compare_runs(runs, home, with_seeds=False).differences == []
+    config = (runs[1] / "config.yaml").read_text()
+    (runs[1] / "config.yaml").write_text(config.replace(sha256(folders.tokenizer), "ab" * 32))
+    differences = compare_runs(runs, home, with_seeds=False).differences
+    assert [name for name, _ in differences] == ["data.tokenizer.name", "data.tokenizer.sha256"]
+
+
 class TestBesideAStudy:
     def test_in_its_table_and_report(self, tmp_path: Path) -> None:
         from analysis.table import load_runs
