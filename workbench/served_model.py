@@ -7,14 +7,14 @@
     model.json               which run it is of, and the code of a head from outside the package
 
 MLflow loads it through ``_load_pyfunc``, by this module's name: no object is ever pickled, and no code of the
-folder is run. The package must be installed where a model is loaded. Imports no mlflow.
+folder is run. The package must be installed where a model is loaded. Imports no mlflow, but when MLflow loads it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -34,6 +34,9 @@ from workbench.temperature import BUDGET
 from workbench.tensor_files import fill, read_tensors, write_tensors
 from workbench.tokenizer import END_ID, Tokenizer, load_tokenizer
 from workbench.train_autoencoder import build_autoencoder
+
+if TYPE_CHECKING:
+    from workbench.tracking_served import Answering
 
 ABOUT, TOKENIZER = "model.json", "tokenizer"
 WEIGHTS, AUTOENCODER = "model.safetensors", "autoencoder.safetensors"
@@ -135,9 +138,11 @@ def load(folder: Path | str) -> ServedModel:
     return ServedModel(model, tokenizer, config, about)
 
 
-def _load_pyfunc(path: str) -> ServedModel:
-    """Under the name that MLflow's python function flavour asks for."""
-    return load(path)
+def _load_pyfunc(path: str) -> Answering:
+    """Under the name that MLflow's python function flavour asks for. It refuses in MLflow's way."""
+    from workbench.tracking_served import Answering
+
+    return Answering(load(path))
 
 
 def prompts(data: Any) -> list[str]:

@@ -375,6 +375,35 @@ class TestServed:
         with pytest.raises(ConfigError, match="prompts are texts; number 2 is int"):
             model.predict(["a", 1])
 
+    def test_a_server_says_what_is_wrong(self, fresh: Home) -> None:
+        """MLflow's own, without a port: 400 and our words, no stack trace."""
+        from fastapi.testclient import TestClient
+        from mlflow.pyfunc.scoring_server import init
+
+        run_dir = fresh.single_runs() / "energy"
+        register(run_dir, home=fresh)
+        (made,) = models_of(mlflow.MlflowClient(fresh.mlflow_uri), run_dir)
+        client = TestClient(init(mlflow.pyfunc.load_model(made.artifact_location)))
+        for params, words in (
+            ({"max_tokens": 0}, "max_tokens must be at least 1, 0 given"),
+            (
+                {"temperature": 0.5, "sampler": "exact", "budget": 1},
+                "unfinished after the budget of 1 sampler calls",
+            ),
+        ):
+            answer = client.post("/invocations", json={"inputs": ["the king"], "params": params})
+            assert (answer.status_code, answer.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE"), (
+                answer.text
+            )
+            assert words in answer.json()["message"]
+            assert "Traceback" not in answer.text
+        few = client.post("/invocations", json={"inputs": ["the king"], "params": {"max_tokens": 6, "seed": 5}})
+        assert few.json() == {
+            "predictions": served_model.load(exported(run_dir, fresh)).predict(
+                ["the king"], {"max_tokens": 6, "seed": 5}
+            )
+        }
+
     def test_damage_is_seen(self, fresh: Home) -> None:
         made = exported(fresh.single_runs() / "energy", fresh)
         weights = made / served_model.WEIGHTS
