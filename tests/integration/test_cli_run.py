@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from tests.suites.command_line import Command, write_config
 from tests.suites.tiny_runs import leftovers, tree, write_text
@@ -44,6 +46,32 @@ def processor_seconds() -> float:
     """Of the processes that have ended."""
     times = os.times()
     return times.children_user + times.children_system
+
+
+def commands(group: Any, name: str = "calm") -> Iterator[tuple[str, Any]]:
+    """All commands that do something, with their names."""
+    for called, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{name} {called}")
+        else:
+            yield f"{name} {called}", command
+
+
+@pytest.mark.parametrize(
+    ("option", "variable"),
+    [("home", "CALM_HOME"), ("storage", "CALM_STORAGE"), ("tracking_uri", "CALM_TRACKING_URI")],
+)
+def test_what_the_environment_says_holds_for_every_command(option: str, variable: str) -> None:
+    from workbench.cli import app
+
+    found = {
+        name: parameter.envvar
+        for name, command in commands(typer.main.get_command(app))
+        for parameter in command.params
+        if parameter.name == option
+    }
+    assert len(found) > 4
+    assert set(found.values()) == {variable}, found
 
 
 class TestHelp:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.options import HomeOption, JsonOption
+from workbench.cli.options import HomeOption, JsonOption, TrackingOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,10 +28,7 @@ def doctor(
         str | None,
         typer.Option(envvar="CALM_STORAGE", help="Database of the studies; default: the one of the home."),
     ] = None,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(envvar="CALM_TRACKING_URI", help="MLflow server or database; default: the one of the home."),
-    ] = None,
+    tracking_uri: TrackingOption = None,
     corpus: Annotated[
         list[str] | None,
         typer.Option(

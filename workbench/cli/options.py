@@ -20,6 +20,14 @@ HomeOption = Annotated[
     Path,
     typer.Option("--home", envvar="CALM_HOME", parser=folder, help="Folder of runs, caches and databases."),
 ]
+TrackingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        envvar="CALM_TRACKING_URI",
+        help="MLflow server or database; default: the database of the home; 'none': no tracking.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 HeadSamplingOption = Annotated[
     list[str] | None,

@@ -7,11 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.options import HomeOption, JsonOption
-
-UriOption = Annotated[
-    str | None, typer.Option("--tracking-uri", help="Server or database; by default the one of the home.")
-]
+from workbench.cli.options import HomeOption, JsonOption, TrackingOption
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +25,7 @@ def register_run(
         str | None, typer.Option("--alias", help="Let this name (for example champion) mean the version.")
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="A new version also of a run that has one.")] = False,
-    tracking_uri: UriOption = None,
+    tracking_uri: TrackingOption = None,
     home: HomeOption = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:
@@ -59,7 +55,7 @@ def register_run(
 
 
 def models(
-    tracking_uri: UriOption = None,
+    tracking_uri: TrackingOption = None,
     home: HomeOption = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.cli.options import HomeOption, JsonOption
+from workbench.cli.options import HomeOption, JsonOption, TrackingOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,9 +41,7 @@ def rerun(
         bool, typer.Option("--compare-only", help="Train nothing: compare what is there already.")
     ] = False,
     home: HomeOption = Path("runs"),
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow; default: a local database in --home; 'none': no tracking.")
-    ] = None,
+    tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a run again from its stored configuration, and say whether it comes out the same.

@@ -23,7 +23,7 @@ from workbench.cli.devices import (
     devices_of,
     require_dry_run,
 )
-from workbench.cli.options import HomeOption
+from workbench.cli.options import HomeOption, TrackingOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,9 +56,7 @@ def train(
     set_: SetOption = None,
     home: HomeOption = Path("runs"),
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the file's name.")] = None,
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow; default: a local database in --home; 'none': no tracking.")
-    ] = None,
+    tracking_uri: TrackingOption = None,
     seeds: Annotated[
         int, typer.Option("--seeds", min=1, max=10_000, help="So many runs, with the seeds seed, seed + 1, ...")
     ] = 1,

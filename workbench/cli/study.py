@@ -10,7 +10,7 @@ import typer
 
 from workbench.cli.accounts import AutoencoderOption, CausalOption, ContextOption, CountOption, LengthOption
 from workbench.cli.devices import DevicesOption, FlopsOption, MemoryOption, UtilisationOption
-from workbench.cli.options import HomeOption, JsonOption
+from workbench.cli.options import HomeOption, JsonOption, TrackingOption
 from workbench.cli.study_slurm import Cpus, Gpus, Launcher, Partition, SlurmOptions, Time
 
 if TYPE_CHECKING:
@@ -42,11 +42,6 @@ Workers = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, max=4096, help="Of each worker; left out, the cores are shared out."),
-]
-
-TrackingUri = Annotated[
-    str | None,
-    typer.Option("--tracking-uri", envvar="CALM_TRACKING_URI", help="MLflow server; 'none' for no tracking."),
 ]
 
 study_app = typer.Typer(no_args_is_help=True, help="Studies: many runs that answer one question.")
@@ -182,7 +177,7 @@ def run(
     ] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="Runs per trial or cell, averaged.")] = None,
     storage: Storage = None,
-    tracking_uri: TrackingUri = None,
+    tracking_uri: TrackingOption = None,
     sets: Sets = None,
     home: HomeOption = Path("runs"),
     launcher: Launcher = "local",
@@ -310,7 +305,7 @@ def retry(
     workers: Workers = "auto",
     threads: Threads = None,
     storage: Storage = None,
-    tracking_uri: TrackingUri = None,
+    tracking_uri: TrackingOption = None,
     home: HomeOption = Path("runs"),
     execute: Execute = None,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.options import HomeOption
+from workbench.cli.options import HomeOption, TrackingOption
 
 if TYPE_CHECKING:
     from workbench.tracking_report import StudyReport
@@ -52,9 +52,7 @@ def ui(
 
 def sync(
     home: HomeOption = Path("runs"),
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="Server or database to deliver to; by default the one of the home.")
-    ] = None,
+    tracking_uri: TrackingOption = None,
 ) -> None:
     """Deliver to MLflow whatever it does not have of the runs under --home, and the reports of their studies.
     What was killed without a word is shown as killed. Exit code 1 where a run could not be delivered (its folder
