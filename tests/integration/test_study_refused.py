@@ -115,3 +115,13 @@ def test_a_tracking_server_that_does_not_answer_leaves_no_launch_behind(home):
         launching.run(options, home, Display(Console(file=io.StringIO()), "tiny"))
     assert not (home.root / "tiny-quick").exists()
     assert storage.load("tiny-quick", database.open_storage(home.optuna_url, home, HeartbeatSpec())) is None
+
+
+def test_ctrl_c_before_a_worker_has_begun_is_answered(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("studies.launch.run", interrupted)
+    done = invoke("study", "run", "joint", "--home", str(tmp_path), "--execute", FAKE)
+    assert done.exit_code == 130
+    assert "calm: interrupted; the same command goes on" in done.stderr

@@ -217,7 +217,11 @@ def run(
         if launcher == "slurm":
             submit_jobs(console, options, place, jobs)
             return
-        result = launching.run(options, place, Display(console, name))
+        try:
+            result = launching.run(options, place, Display(console, name))
+        except KeyboardInterrupt:  # before the workers had begun, or for the second time
+            typer.echo("calm: interrupted; the same command goes on where it stopped", err=True)
+            raise
     _print_result(console, result)
     if result.interrupted:
         raise typer.Exit(130)
