@@ -17,6 +17,7 @@ from typing import Any
 import pydantic
 
 from studies import database, find_studies, recovery, space, storage, why_none
+from studies.beginnings import check_beginnings
 from studies.claim import claim
 from studies.objective import DEFAULT_RUNNER
 from studies.pins import ATTRIBUTE, Pin, pin, pinned
@@ -28,7 +29,7 @@ from studies.storage import Launch
 from studies.words import suggestion
 from workbench import files, formats
 from workbench.config_file import shortened
-from workbench.errors import DataError, StudyError, UserError
+from workbench.errors import ConfigError, DataError, StudyError, UserError
 from workbench.home import Home
 from workbench.tracking import require_answer
 from workbench.tracking_schema import without_password
@@ -150,20 +151,27 @@ def spec_to_show(options: Options, home: Home) -> StudySpec:
 def check_inputs(spec: StudySpec, home: Home, *, elsewhere: bool = False) -> None:
     """Read every text that a run of the study will use and lay out its evaluation before anything is created.
 
-    Raises DataError: a launch frozen with a corpus that is missing or too small could never be mended; and, unless
-    the runs are made ``elsewhere``, ConfigError for a device that this machine does not have."""
+    Raises DataError: a launch frozen with a corpus that is missing or too small could never be mended; StudyError
+    where a run cannot start from the one that its ``train.init_from`` names; and, unless the runs are made
+    ``elsewhere``, ConfigError for a device that this machine does not have."""
     from workbench.build import prepare_inputs
+    from workbench.initial import initial_run, require_same_vocabulary
     from workbench.machine import check_device
     from workbench.runner import resolve
 
     inputs = list(space.distinct_inputs(spec))
     for device in set() if elsewhere else {config.runtime.device for _, config in inputs}:
         check_device(device)  # before texts are read for long
+    check_beginnings(spec, home)
     for cell, config in inputs:
+        resolved = config.resolved()  # what the machine has changes none of them
         try:
-            prepare_inputs(config.resolved(), home)  # what the machine has changes none of them
-        except DataError as error:
-            raise DataError(f"cell {cell}: {error}" if cell else str(error)) from None
+            found = prepare_inputs(resolved, home)
+            initial = initial_run(resolved, home)
+            if initial is not None:
+                require_same_vocabulary(resolved, found.corpus, initial)
+        except (ConfigError, DataError) as error:
+            raise type(error)(f"cell {cell}: {error}" if cell else str(error)) from None
     for _, config in [] if elsewhere else inputs:
         resolve(space.with_seed(config, 0, name=spec.name, threads=1), home)
 

@@ -68,13 +68,14 @@ def settings(spec: StudySpec) -> Iterable[dict[str, Scalar]]:
 
 
 def distinct_inputs(spec: StudySpec) -> Iterator[tuple[str, RunConfig]]:
-    """One run for each text, tokenizer, block length and evaluation that the study uses, and whose it is (empty
-    for the search's): what has to be there before anything is launched."""
+    """One run for each text, tokenizer, block length, evaluation and beginning that a study uses, and whose it is
+    (empty for the search's): what has to be there before anything is launched."""
     search = (("", setting_config(spec, setting)) for setting in settings(spec))
     cells = ((name, baseline_config(spec, name)) for name in spec.baselines)
     seen = set()
     for whose, config in itertools.chain(search, cells):
-        key = content_hash([config.data.model_dump(), config.train.block_len, config.eval.model_dump()])
+        train = (config.train.block_len, config.train.init_from)
+        key = content_hash([config.data.model_dump(), train, config.eval.model_dump()])
         if key not in seen:
             seen.add(key)
             yield whose, config

@@ -137,6 +137,21 @@ class TestDryRun:
             "the run itself would be refused: unknown corpus 'shakespear'; did you mean shakespeare?" in done.err
         )
 
+    def test_says_that_it_cannot_start_from_the_run_that_is_named(
+        self, calm: Command, folder: Path, trained: Path
+    ) -> None:
+        def said(*settings: str) -> str:
+            sets = [part for one in settings for part in ("--set", one)]
+            done = calm("train", folder / "tiny.yaml", "--dry-run", "--name", "tuned", *sets)
+            assert (done.code, "nothing is trained" in done.out) == (0, True)
+            return done.err
+
+        refused = "the run itself would be refused: train.init_from: "
+        assert f"{refused}there is no run 'nope'" in said("train.init_from=nope")
+        fits = f"train.init_from={trained}"
+        assert "refused" not in said(fits)
+        assert "model.chunk_size is 2 here and 4 there" in said(fits, "model.chunk_size=2")
+
 
 class TestTrain:
     @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from workbench.cli.ranks import Group
-    from workbench.compute_account import Counting
     from workbench.config import RunConfig
-    from workbench.device_plan import Devices
     from workbench.home import Home
     from workbench.progress import Display
     from workbench.records import Bottleneck, RunRecord
@@ -95,10 +93,11 @@ def train(
             _train(asked, title, seeds, home, tracking_uri, as_json, group)
     if dry_run:
         from workbench.cli.accounts import counting_of
+        from workbench.cli.dry_run import print_dry_run
 
         counting = counting_of(count, causal, autoencoder, context, length, shared=1 / seeds)
         planned = devices_of(devices, device_memory, device_flops, utilisation)
-        _dry_run(asked, home, seeds, as_json, counting, planned)
+        print_dry_run(asked, title, home, seeds, as_json, counting, planned)
 
 
 def _train(
@@ -189,82 +188,6 @@ class _SeedDisplay:
 
     def note(self, text: str) -> None:
         self.inner.note(f"seed {self.seed}: {text}")
-
-
-def _dry_run(
-    asked: RunConfig, home: Path, seeds: int, as_json: bool, counting: Counting, devices: Devices | None
-) -> None:
-    import json
-
-    from workbench.compute_account import account
-    from workbench.data import require_source
-    from workbench.device_plan import device_plan, for_devices
-    from workbench.diagnostics import diagnose_config
-    from workbench.errors import DataError
-    from workbench.flops import describe, vocab_size
-    from workbench.home import Home
-    from workbench.machine import resolve
-    from workbench.room import need_fields, need_words, runs_need
-    from workbench.speed import training_flops_per_second
-
-    if devices is not None:
-        asked = for_devices(asked)
-    config = resolve(asked, Home(home.resolve()).cache)
-    for warning in diagnose_config(config):
-        typer.echo(f"calm: {warning.code}: {warning.message}", err=True)
-    try:
-        require_source(config.data)
-    except DataError as error:
-        typer.echo(f"calm: the run itself would be refused: {error}", err=True)
-    described = describe(config)
-    speed = training_flops_per_second(config, vocab_size(config))
-    described["training_flops_per_second"] = speed
-    described["estimated_training_seconds"] = described["train_flops"] / speed if speed else None
-    if seeds > 1:  # the figures above are one run's
-        described["seeds"] = seeds
-        described["train_flops_all_seeds"] = seeds * described["train_flops"]
-        one = described["estimated_training_seconds"]
-        described["estimated_training_seconds_all_seeds"] = one and seeds * one
-    need = runs_need([config], times=seeds)
-    described |= need_fields(need)
-    found = account(config, counting)
-    on_devices = device_plan(config, vocab_size(config), devices) if devices is not None else None
-    if as_json:
-        if on_devices is not None:
-            described["devices"] = on_devices.to_dict()
-        print(json.dumps({**described, "account": found.to_dict(), "config": config.to_dict()}, indent=1))
-        return
-    from rich.markup import escape
-    from rich.table import Table
-
-    from workbench.cli.accounts import print_accounts
-    from workbench.cli.display import make_console
-
-    table = Table("", "", title="dry run: nothing is trained", show_header=False)
-    for name, value in _flat(described):
-        table.add_row(escape(name), escape(value))
-    console = make_console()
-    console.print(table)
-    console.print(f"disk: {need_words(need)}", soft_wrap=True)
-    print_accounts(console, [("this run", found)])
-    if on_devices is not None:
-        from workbench.cli.devices import print_device_plans
-
-        print_device_plans(console, [("this run", on_devices)])
-
-
-def _flat(described: dict[str, Any]) -> list[tuple[str, str]]:
-    from workbench.config_file import flatten
-
-    shown = []
-    for name, value in flatten(described).items():
-        if value is None:
-            continue
-        text = (
-            f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-        )
-        shown.append((name.replace(".", ": ").replace("_", " "), text))
-    return shown
 
 
 def _print_record(console: Console, record: RunRecord, run_dir: Path) -> None:

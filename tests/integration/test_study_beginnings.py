@@ -1,0 +1,117 @@
+"""A study whose runs start from another run's weights (``train.init_from``): refused where they cannot."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from studies import prepare
+from studies.spec import Study, freeze
+from tests.suites.study_launch import invoke, tiny_study
+from tests.suites.tiny_runs import BASELINE, tiny_config, tree
+from workbench.errors import StudyError, UserError
+from workbench.home import open_home
+from workbench.runner import execute
+
+
+def study(whole: Path, init_from: str | None = "whole", **preset: Any) -> Study:
+    """One setting that fits the run ``whole``, and no baseline."""
+    base = tree(whole / "text.txt")
+    base["train"] |= {"init_from": init_from}
+    return tiny_study(
+        **{
+            "base": base,
+            "space": {"train.cache_targets": {"choices": [False]}},
+            "baselines": {},
+            "checks": {},
+            "trials": 1,
+            **preset,
+        }
+    )
+
+
+def check(whole: Path, *given: Any, **preset: Any) -> None:
+    spec = freeze(study(whole, *given, **preset), "quick")
+    prepare.check_inputs(spec, open_home(whole / "runs"))
+
+
+@pytest.mark.slow
+def test_one_that_fits_is_launched(whole: Path) -> None:
+    check(whole)
+    check(whole, baselines={"token": {"train.init_from": None}})
+    check(whole, None, baselines={"token": {}}, space={"model.chunk_size": {"choices": [2, 4]}})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("init_from", "preset", "message"),
+    [
+        ("nope", {}, r"^every setting: train.init_from: there is no run 'nope'; give its folder"),
+        ("nope", {"baselines": {"token": {}}}, r"^baseline token: train.init_from: there is no run 'nope'"),
+        (
+            "whole",
+            {"baselines": {"token": {}}},
+            r"^baseline token: train.init_from: .*model.kind is 'baseline' here and 'calm' there.*; in a study: "
+            r"give it train.init_from: null in a preset of your own \(docs/own-study.md\), or leave",
+        ),
+        (
+            "whole",
+            {"space": {"model.chunk_size": {"choices": [4, 2]}, "optim.clip": {"choices": [1.0, 2.0]}}},
+            r"^the setting chunk_size=2: train.init_from: .*model.chunk_size is 2 here and 4 there.*; in a study: "
+            r"search in a preset of your own",
+        ),
+        (
+            None,
+            {"space": {"train.init_from": {"choices": ["whole", "nope"]}}},
+            r"^the setting init_from=nope: train.init_from: there is no run 'nope'",
+        ),
+        (
+            "whole",
+            {
+                "space": {"train.cache_targets": {"choices": [False, True]}},
+                "follows": {"train.cache_targets": {"True": {"autoencoder.width": 32}, "False": {}}},
+            },
+            r"^the setting width=32: train.init_from: .*autoencoder.width is 32 here and 24 there",
+        ),
+    ],
+)
+def test_one_that_does_not_is_refused_by_the_name_of_what_does_not(
+    whole: Path, init_from: str | None, preset: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(StudyError, match=message):
+        check(whole, init_from, **preset)
+
+
+@pytest.mark.slow
+def test_nothing_is_left_of_a_refused_launch(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    wrong = ["--name", "n", "--trials", "1", "--workers", "1", "--set", "train.init_from=nope"]
+    result = invoke("study", "run", "joint", *wrong, "--tracking-uri", "none", "--home", str(home))
+    assert isinstance(result.exception, UserError)
+    assert re.match(r"baseline \S+: train.init_from: there is no run 'nope'", str(result.exception))
+    assert not (home / "n").exists()
+    assert not list(home.glob("optuna.db*"))
+
+
+@pytest.mark.slow
+def test_a_tokenizer_trained_on_other_text(whole: Path, tmp_path: Path) -> None:
+    bpe = {"data.tokenizer.kind": "bpe", "data.tokenizer.vocab_size": 280}
+    shutil.copy(whole / "text.txt", tmp_path / "text.txt")
+    small = {"train.train_tokens": 256, "train.num_evaluations": 1, "eval.sample_tokens": 0}
+    config, home = tiny_config(tmp_path, {**bpe, **small}, **BASELINE)
+    execute(config, home.root / "bpe", home=home)
+    base = tree(tmp_path / "text.txt")
+    base["data"] |= {"tokenizer": {"kind": "bpe", "vocab_size": 280}}
+    base["model"] = BASELINE["model"]
+    cells = {"bpe": {"train.init_from": str(home.root / "bpe")}}
+    space: dict[str, Any] = {"space": {}, "trials": 0, "pruner": {"kind": "none"}}
+    fits = freeze(study(whole, base=base, baselines=cells, **space), "quick")
+    prepare.check_inputs(fits, home)
+    (tmp_path / "other.txt").write_text((whole / "text.txt").read_text().replace("king", "emperor"))
+    base["data"] |= {"corpus": f"text:{tmp_path / 'other.txt'}"}
+    with pytest.raises(UserError, match=r"^cell bpe: train.init_from: .*tokenizer that was trained on other text"):
+        prepare.check_inputs(freeze(study(whole, base=base, baselines=cells, **space), "quick"), home)
