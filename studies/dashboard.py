@@ -80,7 +80,7 @@ def _app(url: str, home: Home) -> App:
         from optuna_dashboard import wsgi
     except ImportError:
         raise StudyError(
-            "optuna-dashboard is not installed; install it with: pip install 'calm-workbench[dashboard]'"
+            "optuna-dashboard is not installed; install it with: pip install 'optuna-dashboard>=0.21,<0.22'"
         ) from None
     app: App = wsgi(database.open_storage(url, home, HeartbeatSpec()))
     return app

@@ -301,7 +301,7 @@ def open_storage(url: str, home: Home, heartbeat: HeartbeatSpec, *, checked: boo
     except ImportError as error:
         raise StudyError(
             f"storage {masked(url)} needs a database driver that is not installed ({first_line(error)}); "
-            "for PostgreSQL: pip install 'calm-workbench[postgres]'"
+            "for PostgreSQL: pip install 'psycopg[binary]>=3'"
         ) from None
     except (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError) as error:
         if "disk is full" in str(error):

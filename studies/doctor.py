@@ -48,7 +48,7 @@ def storage_checks(url: str | None, home: Home) -> Iterator[Check]:
         with engine.connect() as connection:
             yield from _checks(connection, url, sqlite=sqlite)
     except ImportError as error:
-        advice = "for PostgreSQL: pip install 'calm-workbench[postgres]'"
+        advice = "for PostgreSQL: pip install 'psycopg[binary]>=3'"
         yield Check("database", "driver", "failed", first_line(error), advice)
     except (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError) as error:
         advice = (

@@ -197,7 +197,7 @@ def _submitit() -> Any:
     try:
         import submitit
     except ImportError:
-        raise StudyError("--launcher slurm needs submitit: pip install 'calm-workbench[slurm]'") from None
+        raise StudyError("--launcher slurm needs submitit: pip install 'submitit>=1.5.4,<2'") from None
     return submitit
 
 

@@ -91,6 +91,40 @@ def test_this_environment_is_the_locked_one() -> None:
     assert different == {}
 
 
+def told() -> list[tuple[str, str]]:
+    """What the product's files and pages tell to install, and where."""
+    folders = [ROOT / name for name in ("workbench", "studies", "analysis", "examples", "docs")]
+    paths = [p for folder in folders for p in folder.rglob("*") if p.suffix in (".py", ".md", ".ipynb", ".yaml")]
+    paths += [ROOT / name for name in ("README.md", "CHANGELOG.md", "Makefile", "Containerfile", "compose.yaml")]
+    return [
+        (path.relative_to(ROOT).as_posix(), command)
+        for path in paths
+        for command in re.findall(PIP, re.sub(r'"\s*\n\s*f?"', "", path.read_text(encoding="utf-8")))
+    ]
+
+
+PIP = r"pip3? install ([^\n`]+)"
+
+
+def test_nobody_is_told_to_ask_an_index_for_the_workbench() -> None:
+    """Its name is not this package's there: it is installed from a checkout."""
+    assert len(told()) > 10
+    assert [one for one in told() if re.search(r"calm[-_.]workbench", one[1])] == []
+    assert re.findall(PIP, "`pip install 'calm-workbench[slurm]'`") == ["'calm-workbench[slurm]'"]
+
+
+def test_packages_that_are_asked_for_have_the_versions_of_the_extras() -> None:
+    wanted = {one for extra in project()["optional-dependencies"].values() for one in extra}
+    named = [(where, name) for where, command in told() for name in re.findall(r"^'([^.'][^']*)'", command)]
+    assert {name.split(">")[0] for _, name in named} >= {
+        "psycopg[binary]",
+        "submitit",
+        "optuna-dashboard",
+        "pytest",
+    }
+    assert [one for one in named if one[1] not in wanted] == []
+
+
 def test_the_checks_can_fail() -> None:
     with pytest.raises(AssertionError, match="not pinned"):
         pins(["torch>=2"])

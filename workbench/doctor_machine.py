@@ -50,7 +50,7 @@ def version_checks() -> Iterator[Check]:
         if have[each.name] is None or not each.specifier.contains(have[each.name] or "", prereleases=True)
     ]
     if wrong:
-        advice = "pip install -r requirements.lock, or pip install --upgrade calm-workbench"
+        advice = "pip install -r requirements.lock, or pip install -e . (both in the checkout)"
         yield Check("packages", "dependencies", "failed", _listed(wrong), advice)
     else:
         found = f"{len(direct)} as wanted: torch {have.get('torch')}, mlflow {have.get('mlflow')}, optuna "

@@ -27,7 +27,7 @@ STUDY = 1
 TABLE = 1
 """CSV and Parquet files of a report."""
 KEY = "format"
-UPDATE = "update the workbench (git pull, or pip install --upgrade calm-workbench)"
+UPDATE = "update the workbench (git pull in its checkout, then pip install . unless it is installed with -e)"
 
 Tree = dict[str, Any]
 Migration = Callable[[Tree], Tree]

@@ -49,9 +49,7 @@ def check_head(head: HeadSection, *, one_mode: bool, steps: int | None, display:
 
     Raises HeadError where pytest is not here or does not begin."""
     if importlib.util.find_spec("pytest") is None:
-        raise HeadError(
-            "calm heads check wants pytest, which is not installed: pip install 'calm-workbench[testing]'"
-        )
+        raise HeadError("calm heads check wants pytest, which is not installed: pip install 'pytest>=9.2'")
     fields = head.model_dump(mode="json")
     asked = {"kind": fields.pop("kind"), "fields": fields} | ({} if steps is None else {"steps": steps})
     followed = Followed(display)

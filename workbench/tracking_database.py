@@ -164,7 +164,7 @@ def cannot_use(uri: str, error: Exception) -> TrackingError:
     if isinstance(error, ImportError):
         return TrackingError(
             f"the tracking URI {shown} needs a package that is not installed ({text}); "
-            "for PostgreSQL: pip install 'calm-workbench[postgres]'"
+            "for PostgreSQL: pip install 'psycopg[binary]>=3'"
         )
     if "out-of-date database schema" in text:
         return TrackingError(

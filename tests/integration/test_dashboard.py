@@ -87,7 +87,7 @@ def test_without_the_package(launch: Launch, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     with (
-        pytest.raises(StudyError, match=r"pip install 'calm-workbench\[dashboard\]'"),
+        pytest.raises(StudyError, match=r"pip install 'optuna-dashboard>="),
         dashboard.serve(launch.home),
     ):
         pass

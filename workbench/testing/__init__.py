@@ -10,9 +10,7 @@ from __future__ import annotations
 try:
     import pytest
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f"workbench.testing wants pytest ({error}): pip install 'calm-workbench[testing]'"
-    ) from None
+    raise ModuleNotFoundError(f"workbench.testing wants pytest ({error}): pip install 'pytest>=9.2'") from None
 
 pytest.register_assert_rewrite("workbench.testing.head_suite", "workbench.testing.two_modes")
 

@@ -52,7 +52,7 @@ class TestNumbers:
             StudyError, match=r"^here was written by a newer workbench \(format 4, this one reads up"
         ):
             LADDER.read({"format": 4}, "here")
-        with pytest.raises(StudyError, match=r"pip install --upgrade calm-workbench"):
+        with pytest.raises(StudyError, match=r"git pull in its checkout"):
             LADDER.read({"format": 4}, "here")
 
     @pytest.mark.parametrize("found", ["1", -1, 1.0, True, None, [1], {}])

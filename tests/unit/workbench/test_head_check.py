@@ -149,12 +149,12 @@ class TestCommand:
         done = calm("heads", "check", KIND)
         assert (done.code, done.err) == (
             2,
-            "calm: calm heads check wants pytest, which is not installed: pip install 'calm-workbench[testing]'\n",
+            "calm: calm heads check wants pytest, which is not installed: pip install 'pytest>=9.2'\n",
         )
 
 
 def test_without_pytest_the_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "workbench.testing")
     monkeypatch.setitem(sys.modules, "pytest", None)
-    with pytest.raises(ModuleNotFoundError, match=r"wants pytest.*pip install 'calm-workbench\[testing\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"wants pytest.*pip install 'pytest>=9.2'"):
         importlib.import_module("workbench.testing")
