@@ -86,6 +86,9 @@ class DataConfig(Section):
         if not isinstance(given, dict):
             return given
         corpus, hub = given.get("corpus"), given.get("hub")
+        if isinstance(corpus, dict) and list(corpus.values()) == [None]:  # YAML takes a colon at the end for one
+            corpus = f"{next(iter(corpus))}:"
+            given = {**given, "corpus": corpus}
         if isinstance(corpus, dict):
             if hub is not None or not isinstance(corpus.get("name"), str):
                 raise ValueError("a mapping for corpus wants a name and no hub beside it: {name: owner/set, ...}")
@@ -97,6 +100,10 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.corpus.startswith(PREFIX) and not self.corpus.removeprefix(PREFIX).strip():
+            raise ValueError(
+                "corpus: hub: wants a name: hub:owner/set on the hub, or hub:FOLDER of a data set on this machine"
+            )
         if self.hub is not None and not self.corpus.startswith(PREFIX):
             raise ValueError(f"hub is about a corpus hub:NAME; the corpus is {self.corpus!r}")
         if self.streams and self.max_documents is not None:

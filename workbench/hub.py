@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+OPTION = "data.hub.offline"
 BUILDERS = {"json": "json:PATH[:FIELD]", "text": "text:PATH", "parquet": "hub:FOLDER", "csv": "hub:FOLDER"}
 """Names that the library takes for kinds of files, and what is wanted for them."""
 ANSWER_SECONDS = 4.0
@@ -114,18 +115,29 @@ _INSTEAD = {
 """By the kind of repository; of models tokenizers alone are read."""
 
 
-def unreachable(what: str, why: str, kind: str = "dataset") -> HubUnreachableError:
-    """The message without a network."""
+def unreachable(what: str, why: str, kind: str = "dataset", *, option: bool = False) -> HubUnreachableError:
+    """The message without a network. ``option``: the configuration says to stay offline, whatever the environment
+    says (which is then set for the libraries)."""
     states = ", ".join(f"{name}: {os.environ.get(name, 'not set')}" for name in OFFLINE)
+    remedy = "Check the network"
+    if option:
+        states, remedy = f"{OPTION}: true", f"Set {OPTION}=false"
+    elif is_offline():
+        remedy = f"Unset {' and '.join(name for name in OFFLINE if _is_on(name))}"
+    again = " (what was downloaded once is used offline, streams excepted)" if option or is_offline() else ""
     return HubUnreachableError(
-        f"{what} cannot be had from the hub ({why}; {states}). Check the network and run the same command "
-        f"again, or {_INSTEAD[kind]}"
+        f"{what} cannot be had from the hub ({why}; {states}). {remedy} and run the same command again{again}, or "
+        f"{_INSTEAD[kind]}"
     )
 
 
 def is_offline(option: bool = False) -> bool:
     """By the option or the libraries' environment variables."""
-    return option or any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in OFFLINE)
+    return option or any(map(_is_on, OFFLINE))
+
+
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def folder_of(name: str) -> Path | None:
@@ -164,7 +176,8 @@ def commit_of(name: str, revision: str | None, kind: str = "dataset", offline: b
     if is_offline(offline):
         kept = _downloaded(name, revision, kind)
         if kept is None:
-            raise unreachable(f"the {kind} {name!r}", "offline, and it was not downloaded before", kind)
+            why = "offline, and it was not downloaded before"
+            raise unreachable(f"the {kind} {name!r}", why, kind, option=offline)
         return kept
 
     def ask() -> str:
@@ -269,8 +282,8 @@ class KnownCommits:
 
 
 @contextlib.contextmanager
-def explained(what: str, revision: str | None) -> Iterator[None]:
-    """Errors of the libraries as DataError; those of the network as they are."""
+def explained(what: str, revision: str | None, *, offline: bool = False) -> Iterator[None]:
+    """Errors of the libraries as DataError; those of the network as they are. ``offline``: by the option."""
     try:
         yield
     except DataError:
@@ -285,7 +298,7 @@ def explained(what: str, revision: str | None) -> Iterator[None]:
                 "variable HF_TOKEN)"
             ) from None
         if "OfflineModeIsEnabled" in names:
-            raise unreachable(what, "offline") from None
+            raise unreachable(what, "offline", option=offline) from None
         if names & _MISSING:
             at = f" at revision {revision!r}" if revision else ""
             raise DataError(

@@ -21,8 +21,8 @@ class SetShards:
 
     def __init__(self, of: HubSet, *, streaming: bool, offline: bool = False) -> None:
         """Raises DataError where the set, configuration or split does not exist, or cannot be reached."""
-        self.of, self._streams = of, streaming
-        with explained(words_of(of), of.revision), named(words_of(of), of):
+        self.of, self._streams, self._offline = of, streaming, offline
+        with explained(words_of(of), of.revision, offline=offline), named(words_of(of), of):
             self._rows = _open(of, streaming=streaming, offline=offline)
             columns = self._rows.column_names
         if columns is not None and of.text_field not in columns:
@@ -44,7 +44,8 @@ class SetShards:
         rows = self._rows
         if self.num_shards > 1:
             rows = rows.shard(num_shards=self.num_shards, index=shard)
-        with explained(words_of(self.of), self.of.revision), named(words_of(self.of), self.of):
+        what = words_of(self.of)
+        with explained(what, self.of.revision, offline=self._offline), named(what, self.of):
             for row in rows.skip(skip) if skip else rows:
                 text = row.get(self.of.text_field)
                 if not isinstance(text, str):
@@ -95,7 +96,8 @@ def _open(of: HubSet, *, streaming: bool, offline: bool) -> Any:
     if folder is None:
         commit = commit_of(of.name, of.revision, "dataset", offline)
         if streaming and is_offline(offline):
-            raise unreachable(words_of(of), "offline, and streaming keeps nothing on this machine")
+            why = "offline, and streaming keeps nothing on this machine"
+            raise unreachable(words_of(of), why, option=offline)
     elif any(folder.glob("*.py")) and not any(p.suffix != ".py" for p in folder.rglob("*") if p.is_file()):
         raise DataError(f"{folder} holds only a loading script, whose code is not run; give its data as files")
     datasets = _library(offline)

@@ -315,7 +315,7 @@ def _download(name: str, revision: str | None, offline: bool) -> Path:
     if is_offline(offline):
         kept = try_to_load_from_cache(name, FILE, revision=commit)
         if not isinstance(kept, str):
-            raise unreachable(what, "offline, and it was not downloaded before")
+            raise unreachable(what, "offline, and it was not downloaded before", "model", option=offline)
         return Path(kept)
     try:
         return Path(with_retries(lambda: hf_hub_download(name, FILE, revision=commit), what, QUICK, kind="model"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from tests.suites.hub_repository import documents, repository
 from tests.suites.released_weights import VOCAB, tokenizer_json
 from workbench import hub
 from workbench.config import DataConfig, RunConfig
-from workbench.config_file import build_config
+from workbench.config_file import build_config, parse_assignments
+from workbench.data import require_source
 from workbench.errors import ConfigError, DataError
-from workbench.hub import HubUnreachableError, Patience, commit_of, is_transient, with_retries
+from workbench.hub import HubUnreachableError, Patience, commit_of, explained, is_transient, with_retries
 from workbench.hub_damage import named
 from workbench.hub_reading import SetShards, joined
 from workbench.hub_sections import HubConfig, HubSet, evaluation_sets, sets_of
@@ -116,12 +118,31 @@ class TestNoNetwork:
     def test_offline_nothing_is_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked = answers(monkeypatch, COMMIT)
         monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
-        with pytest.raises(HubUnreachableError, match=r"offline.*HF_DATASETS_OFFLINE: 1"):
+        off = r"offline.*HF_DATASETS_OFFLINE: 1\). Unset HF_DATASETS_OFFLINE and run"
+        with pytest.raises(HubUnreachableError, match=off):
             commit_of("owner/set", None)
         monkeypatch.delenv("HF_DATASETS_OFFLINE")
-        with pytest.raises(HubUnreachableError, match="offline"):
-            commit_of("owner/set", None, "dataset", True)
+        for environment in ("0", "1"):  # the latter as the libraries are told
+            monkeypatch.setenv("HF_HUB_OFFLINE", environment)
+            with pytest.raises(HubUnreachableError, match="offline") as found:
+                commit_of("owner/set", None, "dataset", True)
+            assert "data.hub.offline: true). Set data.hub.offline=false and run the same" in str(found.value)
+            assert not re.search("network|HF_", str(found.value))
         assert asked == []
+
+    def test_offline_by_the_option_the_libraries_answer_names_it(self) -> None:
+        """They know of a variable only, which is set for them."""
+        with pytest.raises(HubUnreachableError, match=r"data\.hub\.offline: true"):
+            SetShards(HubSet(name="owner/set", revision=COMMIT), streaming=True, offline=True)
+
+        class OfflineModeIsEnabled(ConnectionError):
+            pass
+
+        with (
+            pytest.raises(HubUnreachableError, match=r"Set data\.hub\.offline=false"),
+            explained("it", None, offline=True),
+        ):
+            raise OfflineModeIsEnabled
 
     def test_offline_nothing_is_asked_for_the_tokenizer(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -132,7 +153,9 @@ class TestNoNetwork:
         hub_options = {"offline": True, "revision": COMMIT}
         tokenizer = {"kind": "pretrained", "name": "owner/tokenizer", "vocab_size": VOCAB}
         config = build_config({"data": {"corpus": "hub:owner/set", "hub": hub_options, "tokenizer": tokenizer}})
-        with pytest.raises(HubUnreachableError, match=r"'owner/tokenizer' cannot be had.*not downloaded before"):
+        with pytest.raises(
+            HubUnreachableError, match=r"'owner/tokenizer' cannot be had.*not downloaded before; data.hub"
+        ):
             with_tokenizer(hub.with_revisions(config, tmp_path))
         kept = tmp_path / "hf" / "models--owner--tokenizer"
         for path, text in ((f"snapshots/{COMMIT}/{FILE}", tokenizer_json()), ("refs/main", COMMIT)):
@@ -238,6 +261,10 @@ class TestConfiguration:
             ({"corpus": "hub:a/b", "hub": {"document_start": "("}}, "no regular expression"),
             ({"corpus": "hub:a/b", "hub": {"streaming": True}, "max_documents": 3}, "no meaning for a stream"),
             ({"corpus": {"config": "x"}}, "wants a name"),
+            *(
+                ({"corpus": empty}, "^data: corpus: hub: wants a name: hub:owner/set")
+                for empty in ("hub:", "hub: ", {"hub": None}, {"name": ""})  # the mapping is YAML's for `hub:`
+            ),
             ({"tokenizer": {"kind": "pretrained", "name": "a/b"}}, "vocab_size"),
             ({"tokenizer": {"name": "a/b"}}, "of kind: pretrained"),
         ],
@@ -245,6 +272,11 @@ class TestConfiguration:
     def test_refusals(self, data: dict[str, Any], message: str) -> None:
         with pytest.raises(ConfigError, match=message):
             build_config({"data": data})
+
+    def test_other_kinds_without_a_name_say_so_themselves(self) -> None:
+        made = build_config({"data": parse_assignments(["corpus=text:"])})
+        with pytest.raises(DataError, match=r"text: wants a path, for example text:notes\.txt"):
+            require_source(made.data)
 
     def test_the_evaluation_is_of_the_same_set_unless_named(self) -> None:
         hub = HubConfig.model_validate(
