@@ -20,9 +20,15 @@ if TYPE_CHECKING:
     from workbench.home import Home
     from workbench.progress import Display
     from workbench.records import RunRecord
+    from workbench.released.export import Exported
     from workbench.rescore import Rescored
+    from workbench.tracking_registry import Registered
+    from workbench.tracking_sync import SyncReport
 
-__all__ = ["Trained", "compare", "describe", "evaluate", "sample", "train"]
+__all__ = [
+    *("Trained", "compare", "describe", "evaluate", "export", "import_weights", "models", "register", "sample"),
+    *("sync", "train"),
+]
 
 
 @dataclass(frozen=True)
@@ -189,6 +195,127 @@ def sample(
         window=saved.config.train.block_len,
     )
     return [saved.corpus.tokenizer.decode(_without_end(text.tolist())) for text in made.texts]
+
+
+def import_weights(
+    autoencoder: Path | str,
+    language_model: Path | str,
+    *,
+    name: str,
+    tokenizer: Path | str | None = None,
+    study: str | None = None,
+    dtype: str | None = None,
+    trained_tokens: float | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    home: Path | str = "runs",
+    display: Display | None = None,
+) -> Trained:
+    """Make a run, called ``name``, of released weights; ``calm import`` (``import`` is Python's word). A pickle is
+    opened only as far as it holds tensors.
+
+    ``autoencoder``, ``language_model``: folders with a config.json and weights. ``tokenizer``: a tokenizer.json or
+    its folder; default: in one of the two. ``study``: a launch, among whose runs it is put. ``dtype``: the values
+    are rounded to it first. ``trained_tokens``: of the model's training, where known. ``overrides``: how it is
+    evaluated, ``{"data.corpus": "kjv"}``.
+
+    Raises RunError for weights or settings that are missing, damaged or contradict each other and where there is
+    such a run already, DataError for a text or tokenizer that does not fit, StudyError for a study that is not
+    there, ConfigError for anything else that is not valid, and OutputError where nothing can be written."""
+    require_name(name)
+    from workbench.errors import StudyError
+    from workbench.released.bring import Released, import_released, require_known_tokens
+
+    tokens = require_known_tokens(trained_tokens)
+    place = _home(home)
+    if study is not None and ("/" in study or not (place.study(study) / "study.json").exists()):
+        raise StudyError(f"there is no study {study!r} under {place.root}; leave --study out for a run by itself")
+    folder = (place.single_runs() if study is None else place.study(study)) / slug(name)
+    record = import_released(
+        Released(Path(autoencoder), Path(language_model), None if tokenizer is None else Path(tokenizer)),
+        folder,
+        home=place,
+        name=name,
+        study=study,
+        dtype=dtype,
+        trained_tokens=tokens,
+        overrides=overrides,
+        display=display,
+    )
+    return Trained(folder, record)
+
+
+def export(
+    run: Trained | Path | str,
+    out: Path | str,
+    *,
+    dtype: str | None = None,
+    shard_gb: float = 5.0,
+    home: Path | str = "runs",
+) -> Exported:
+    """Write a run's weights in the layout of the released models, into the new or empty folder ``out``; ``calm
+    export``. ``.autoencoder`` and ``.language_model`` of what is returned are the folders.
+
+    ``dtype``: of all weights; default: as they were imported, float32 for a run that was trained here.
+    ``shard_gb``: gigabytes of weights in one file at most.
+
+    Raises RunError where there is no such run, it has no weights or the layout cannot express it, ConfigError for
+    another type or size, and OutputError where ``out`` holds something or cannot be written."""
+    from workbench.errors import ConfigError
+    from workbench.released.export import export_released
+
+    if not 0.001 <= shard_gb <= 10_000.0:
+        raise ConfigError(f"shard_gb is a number of gigabytes from 0.001 to 10000, {shard_gb} given")
+    folder, _ = _found(run, home)
+    return export_released(folder, Path(out), dtype=dtype, shard_bytes=round(shard_gb * 1e9))
+
+
+def register(
+    run: Trained | Path | str,
+    *,
+    name: str | None = None,
+    alias: str | None = None,
+    again: bool = False,
+    tracking_uri: str | None = None,
+    home: Path | str = "runs",
+) -> Registered:
+    """Register a completed run's model with MLflow; ``calm register``. ``.uri`` of what is returned is for
+    ``mlflow.pyfunc.load_model``. A run that has a version keeps it, unless ``again``.
+
+    ``name``: of the model; default: ``calm-`` and its corpus. ``alias``: is to mean this version.
+    ``tracking_uri``: of MLflow, None for the one of the home.
+
+    Raises RunError where there is no such run or it is not completed, and TrackingError for a name that MLflow
+    does not take and a server that does not answer; the same call then goes on where it stopped."""
+    from workbench.tracking_registry import register as register_model
+
+    folder, place = _found(run, home)
+    return register_model(folder, home=place, name=name, alias=alias, tracking_uri=tracking_uri, again=again)
+
+
+def models(*, tracking_uri: str | None = None, home: Path | str = "runs") -> list[Registered]:
+    """The registered models and their versions, the latest first; ``calm models``. Makes no home.
+
+    Raises TrackingError where the server does not answer."""
+    from workbench.home import Home
+    from workbench.tracking_registry import registered_models
+
+    return registered_models(Home(Path(home).resolve()), tracking_uri)
+
+
+def sync(*, tracking_uri: str | None = None, home: Path | str = "runs") -> SyncReport:
+    """Deliver to MLflow whatever it does not have of the runs in ``home``; ``calm sync``, which also makes and
+    delivers the reports of studies. What could not be delivered is counted in ``.failed`` and told in
+    ``.problems``.
+
+    ``tracking_uri``: of MLflow, None for the one of the home. Raises TrackingError where the server does not
+    answer, or stops answering: call it again later."""
+    from workbench.errors import TrackingError
+    from workbench.tracking_sync import sync as deliver_all
+
+    delivered = deliver_all(_home(home), tracking_uri)
+    if delivered.away:
+        raise TrackingError(f"the tracking server stopped answering ({delivered}); sync again to deliver the rest")
+    return delivered
 
 
 def run_folder(title: str, resolved: RunConfig, home: Home) -> Path:

@@ -49,37 +49,34 @@ def import_(
     from it (--set train.init_from=RUN).
 
     A pytorch_model.bin is opened only as far as it holds tensors: nothing in it is run."""
-    from workbench.api import require_name
+    from workbench.api import import_weights, require_name
 
     require_name(name)  # before what takes seconds to import
     from workbench.cli.display import RunDisplay, make_console
     from workbench.config_file import parse_assignments
     from workbench.home import open_home
-    from workbench.released.bring import Released, import_released, require_known_tokens
 
     overrides = parse_assignments(set_ or [])
-    tokens = require_known_tokens(trained_tokens)
-    place = open_home(home)
-    run_dir = _folder(place, name, study)
     console = make_console(stderr=True, lasting=True)
     with RunDisplay(console) as display:
-        record = import_released(
-            Released(autoencoder, language_model, tokenizer),
-            run_dir,
-            home=place,
+        made = import_weights(
+            autoencoder,
+            language_model,
             name=name,
+            tokenizer=tokenizer,
             study=study,
             dtype=dtype,
-            trained_tokens=tokens,
+            trained_tokens=trained_tokens,
             overrides=overrides,
+            home=home,
             display=display,
         )
     if as_json:
-        print(record.model_dump_json(indent=1))
+        print(made.record.model_dump_json(indent=1))
     else:
-        _print(record, run_dir, tokens)
+        _print(made.record, made.folder, None if trained_tokens is None else round(trained_tokens))
     if study is not None:
-        _note_text(run_dir, place, study)
+        _note_text(made.folder, open_home(home), study)
 
 
 def _note_text(run_dir: Path, place: Home, study: str) -> None:
@@ -106,18 +103,6 @@ def _note_text(run_dir: Path, place: Home, study: str) -> None:
     again = f"import with --set data.NAME=VALUE as {study} has it"
     remedy = tokenizer if found.tokenizer else again
     make_console(stderr=True).print(f"{told}; {remedy}", style="yellow", markup=False, soft_wrap=True)
-
-
-def _folder(place: Home, name: str, study: str | None) -> Path:
-    """Raises StudyError for a study that is not there."""
-    from workbench.api import slug
-    from workbench.errors import StudyError
-
-    if study is None:
-        return place.single_runs() / slug(name)
-    if "/" in study or not (place.study(study) / "study.json").exists():
-        raise StudyError(f"there is no study {study!r} under {place.root}; leave --study out for a run by itself")
-    return place.study(study) / slug(name)
 
 
 def _print(record: RunRecord, run_dir: Path, trained_tokens: int | None) -> None:
