@@ -13,7 +13,7 @@ import datetime
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,13 +137,17 @@ def submit(
 
     Raises StudyError, ConfigError, DataError, TrackingError, OutputError."""
     submitit = _submitit()
-    if cluster == "slurm":
-        require_programs()
-    if options.workers is None:
-        raise StudyError("--launcher slurm wants --workers N: the number of jobs, each with one worker")
     url, stored = storage_of(options, home)
     uri = options.tracking_uri or (stored or {}).get("tracking_uri")
-    require_servers(url, uri)
+    missing = []
+    if cluster == "slurm":
+        missing += missing_programs()
+    if options.workers is None:
+        missing.append("--launcher slurm wants --workers N: the number of jobs, each with one worker")
+    missing += missing_servers(url, uri)
+    if missing:  # all at once: not one refusal after each that is mended
+        raise StudyError("\n".join(missing))
+    assert options.workers is not None
     for what, host in (
         ("--storage", sqlalchemy.make_url(url).host),
         ("--tracking-uri", urlsplit(uri or "").hostname),
@@ -168,26 +172,26 @@ def _check_server(uri: str | None, name: str, home: Home) -> None:
     open_tracker(uri, experiment=name, home=home).close()
 
 
-def require_programs() -> None:
-    """Raises StudyError where this machine cannot submit jobs."""
+def missing_programs() -> Iterator[str]:
+    """What to say where this machine cannot submit jobs."""
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
-        raise StudyError(
+        yield (
             f"--launcher slurm needs SLURM's programs, {', '.join(missing)} cannot be found; give the command on "
             "a machine of the cluster that submits jobs, or leave out --launcher to work on this one"
         )
 
 
-def require_servers(url: str, uri: str | None) -> None:
-    """Raises StudyError for databases that are files: those of one machine only."""
+def missing_servers(url: str, uri: str | None) -> Iterator[str]:
+    """What to say of databases that are files: those of one machine only."""
     if sqlalchemy.make_url(url).get_backend_name() == "sqlite":
-        raise StudyError(
+        yield (
             f"jobs on several machines need the database of a server, {database.masked(url)} is a file; give "
             "--storage postgresql://USER@HOST/DATABASE (how to set one up: docs/cluster.md)"
         )
     if uri is None or uri.startswith("sqlite"):
         given = "HOME/mlflow.db" if uri is None else without_password(uri)
-        raise StudyError(
+        yield (
             f"jobs on several machines need a tracking server, {given} is a file; give "
             "--tracking-uri http://HOST:PORT, or --tracking-uri none and `calm sync` later"
         )

@@ -92,6 +92,16 @@ def test_without_slurm_nothing_is_done(tmp_path: Path, monkeypatch: pytest.Monke
     assert list(tmp_path.rglob("*")) == []
 
 
+def test_all_that_is_missing_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    with pytest.raises(StudyError) as found:
+        slurm.submit(Options(name="joint"), Resources(), open_home(tmp_path))
+    said = ("sbatch, srun, scontrol", "--workers N", "optuna.db is a file", "mlflow.db is a file")
+    lines = str(found.value).splitlines()
+    assert [part in line for part, line in zip(said, lines, strict=True)] == [True] * 4
+    assert list(tmp_path.rglob("*")) == []
+
+
 def test_jobs_that_slurm_has_forgotten_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in fake_slurm.install(tmp_path / "slurm").items():
         monkeypatch.setenv(name, value)
