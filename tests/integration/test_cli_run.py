@@ -147,7 +147,7 @@ class TestDryRun:
             return done.err
 
         refused = "the run itself would be refused: train.init_from: "
-        assert f"{refused}there is no run 'nope'" in said("train.init_from=nope")
+        assert f"{refused}no run 'nope'" in said("train.init_from=nope")
         fits = f"train.init_from={trained}"
         assert "refused" not in said(fits)
         assert "model.chunk_size is 2 here and 4 there" in said(fits, "model.chunk_size=2")

@@ -50,8 +50,8 @@ def test_one_that_fits_is_launched(whole: Path) -> None:
 @pytest.mark.parametrize(
     ("init_from", "preset", "message"),
     [
-        ("nope", {}, r"^every setting: train.init_from: there is no run 'nope'; give its folder"),
-        ("nope", {"baselines": {"token": {}}}, r"^baseline token: train.init_from: there is no run 'nope'"),
+        ("nope", {}, r"^every setting: train.init_from: no run 'nope'; "),
+        ("nope", {"baselines": {"token": {}}}, r"^baseline token: train.init_from: no run 'nope'"),
         (
             "whole",
             {"baselines": {"token": {}}},
@@ -67,7 +67,7 @@ def test_one_that_fits_is_launched(whole: Path) -> None:
         (
             None,
             {"space": {"train.init_from": {"choices": ["whole", "nope"]}}},
-            r"^the setting init_from=nope: train.init_from: there is no run 'nope'",
+            r"^the setting init_from=nope: train.init_from: no run 'nope'",
         ),
         (
             "whole",
@@ -92,7 +92,7 @@ def test_nothing_is_left_of_a_refused_launch(tmp_path: Path) -> None:
     wrong = ["--name", "n", "--trials", "1", "--workers", "1", "--set", "train.init_from=nope"]
     result = invoke("study", "run", "joint", *wrong, "--tracking-uri", "none", "--home", str(home))
     assert isinstance(result.exception, UserError)
-    assert re.match(r"baseline \S+: train.init_from: there is no run 'nope'", str(result.exception))
+    assert re.match(r"baseline \S+: train.init_from: no run 'nope'", str(result.exception))
     assert not (home / "n").exists()
     assert not list(home.glob("optuna.db*"))
 
