@@ -19,13 +19,12 @@ from typing import Any, Protocol
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from studies import plan, recovery, space, storage
+from studies import plan, recovery, run_folders, space, storage
 from studies.database import UNAVAILABLE, database_of
 from studies.spec import describe
 from studies.storage import Launch
 from workbench import interruption, records
 from workbench.config import RunConfig
-from workbench.config_file import stored_config
 from workbench.errors import OutputError, StudyError, UserError
 from workbench.home import Home
 from workbench.records import BAD_NUMBERS, Evaluation, RunRecord
@@ -126,7 +125,7 @@ def search_objective(trial: optuna.Trial, worker: Worker, claimed: Callable[[], 
             used = used_seeds(trial.study.get_trials(deepcopy=False), trial.number, trial.params)
             trial.set_user_attr("seeds", space.next_seeds(spec.seeds, used))
         seeds = trial.user_attrs["seeds"]
-        run_ids = _run_ids(trial, f"t{trial.number:03d}", seeds)
+        run_ids = _run_ids(trial, worker, config, f"t{trial.number:03d}", seeds)
         claimed()
         label = f"t{trial.number:03d} {describe(trial.params)}"
         return _mean_score(trial, worker, config, seeds, run_ids, role="trial", label=label)
@@ -147,7 +146,7 @@ def cell_objective(trial: optuna.Trial, worker: Worker, claimed: Callable[[], No
         else:
             config = space.baseline_config(spec, cell)
         seeds = space.cell_seeds(spec, cell)
-        run_ids = _run_ids(trial, prefix, seeds)
+        run_ids = _run_ids(trial, worker, config, prefix, seeds)
         claimed()
         role = "check" if is_check else "baseline"
         return _mean_score(trial, worker, config, seeds, run_ids, role=role, label=prefix)
@@ -184,12 +183,15 @@ def _given_out_twice(trial: optuna.Trial, runs: list[str]) -> bool:
     )
 
 
-def _run_ids(trial: optuna.Trial, prefix: str, seeds: list[int]) -> list[str]:
+def _run_ids(trial: optuna.Trial, worker: Worker, config: RunConfig, prefix: str, seeds: list[int]) -> list[str]:
     """Names of the run folders, fixed at the first attempt and inherited by retries.
 
-    Raises Pruned where another trial has them."""
+    Raises Pruned where another trial has them, and RunError for a folder that cannot be read."""
     if "runs" not in trial.user_attrs:
-        trial.set_user_attr("runs", [f"{prefix}-s{seed}" for seed in seeds])
+        launch = worker.launch
+        named = ((f"{prefix}-s{seed}", config.model_copy(update={"seed": seed})) for seed in seeds)
+        free = [run_folders.free_run_id(launch.folder, name, launch.spec, own) for name, own in named]
+        trial.set_user_attr("runs", free)
     runs: list[str] = trial.user_attrs["runs"]
     if _given_out_twice(trial, runs):
         raise Pruned("another trial has the same runs")
@@ -233,7 +235,7 @@ def _run(
     with storage.run_folder_lock(launch.folder, run_id):
         if (run_dir / records.CONFIG).exists():
             # As it was started: the number of threads is part of a run that is to be resumed exactly.
-            config = stored_config(run_dir / records.CONFIG)
+            config = run_folders.require_own(run_dir, launch.spec, config.model_copy(update={"seed": seed}))
         else:
             config = space.with_seed(config, seed, name=name, threads=worker.threads)
             config = worker.runner.resolve(config, launch.home)

@@ -16,7 +16,7 @@ from studies.search_spec import Choices, Range, Scalar
 from studies.spec import StudySpec
 from studies.texts import with_texts
 from workbench.config import RunConfig, content_hash
-from workbench.config_file import build_config
+from workbench.config_file import build_config, flatten
 
 MAX_ENUMERATED = 512
 """Search spaces up to this many settings are gone through setting by setting before a launch."""
@@ -52,6 +52,15 @@ def followed(spec: StudySpec, setting: Mapping[str, Any]) -> dict[str, Scalar]:
     """Settings that the values of ``setting`` bring with them (``Preset.follows``)."""
     rows = (spec.follows.get(name, {}).get(str(value), {}) for name, value in setting.items())
     return {name: value for row in rows for name, value in row.items()}
+
+
+def varied(spec: StudySpec) -> list[str]:
+    """Dotted names of the values in which runs of one study can differ besides the seed."""
+    names = {*spec.space, *(name for rows in spec.follows.values() for row in rows.values() for name in row)}
+    names.update(name for settings in spec.baselines.values() for name in flatten(settings) if name != "seed")
+    if spec.checks.lr_factors:
+        names |= {"optim.lr", "optim.matrix_lr"}
+    return sorted(names)
 
 
 def settings(spec: StudySpec) -> Iterable[dict[str, Scalar]]:
