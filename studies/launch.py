@@ -14,7 +14,7 @@ from typing import Literal
 import optuna
 from optuna.trial import TrialState
 
-from studies import database, plan, presence, progress, storage
+from studies import database, plan, presence, progress, retried, storage
 from studies.crew import Crew
 from studies.delivery import Delivery, deliver_left
 from studies.display import Display
@@ -126,7 +126,11 @@ def _result(launch: Launch, crew: Crew, options: Options, delivery: Delivery, le
         if not _others_work(state):
             delivery.stop()
         return Result(launch, state, interrupted=True)
-    if not state.finished and options.only_queued and not state.open:
+    if (
+        not state.finished
+        and options.only_queued
+        and not (retried.left(launch.search) or retried.left(launch.cells))
+    ):
         delivery.stop("FINISHED")
         return Result(launch, state)
     if not state.finished:

@@ -110,7 +110,7 @@ class Worker:
     stopping: Callable[[], bool] = lambda: False
     """Asked at every evaluation; True interrupts the run."""
     only_queued: bool = False
-    """Run what is queued and nothing new (``calm study retry``)."""
+    """Run what was queued again and nothing else (``calm study retry``)."""
     error: UserError | None = None
     """What ends the launch: no run can be written."""
     interrupted: list[int] = field(default_factory=list)

@@ -12,7 +12,7 @@ from typing import Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from studies import recovery, storage
+from studies import recovery, retried, storage
 from studies.spec import StudySpec
 
 Step = Literal["cells", "search", "wait", "done"]
@@ -46,7 +46,8 @@ def count(trials: list[FrozenTrial]) -> Counts:
 def next_step(spec: StudySpec, search: optuna.Study, cells: optuna.Study, *, only_queued: bool = False) -> Step:
     """Decide, queueing the cells that are missing. Call it holding the claim.
 
-    ``wait`` means that trials of other workers decide what comes next; ``only_queued``: nothing new is begun."""
+    ``wait`` means that trials of other workers decide what comes next; ``only_queued``: only what was queued again
+    is run."""
     if only_queued:
         return _next_queued(search, cells)
     cell_trials = cells.get_trials(deepcopy=False)
@@ -71,12 +72,12 @@ def next_step(spec: StudySpec, search: optuna.Study, cells: optuna.Study, *, onl
 
 
 def _next_queued(search: optuna.Study, cells: optuna.Study) -> Step:
-    counts, cell_counts = (count(study.get_trials(deepcopy=False)) for study in (search, cells))
-    if cell_counts.waiting:
+    left, cells_left = retried.left(search), retried.left(cells)
+    if any(trial.state == TrialState.WAITING for trial in cells_left):
         return "cells"
-    if counts.waiting:
+    if any(trial.state == TrialState.WAITING for trial in left):
         return "search"
-    return "wait" if counts.running or cell_counts.running else "done"
+    return "wait" if left or cells_left else "done"
 
 
 def may_prune(spec: StudySpec, search: optuna.Study) -> bool:

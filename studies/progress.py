@@ -64,11 +64,6 @@ class Snapshot:
         return self.trials_wanted > 0
 
     @property
-    def open(self) -> int:
-        """Trials and cells that run or are queued."""
-        return self.search.waiting + self.search.running + self.cells.waiting + self.cells.running
-
-    @property
     def in_vain(self) -> bool:
         """Whether it has ended without an answer: no trial of the search has completed, or of a study without one
         no cell."""

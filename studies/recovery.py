@@ -36,6 +36,9 @@ FINISHED_RUN = 10**12
 """Progress of a run that has ended: more than the steps of any that has not."""
 NOT_INHERITED = ("reason", "ended", "worker", "died", "silence", "given_up", "scores", "bad_numbers")
 
+RETRIED = "retried"
+"""Attribute of a trial that the user queued again, and of what continues it."""
+
 log = logging.getLogger("studies.recovery")
 
 
@@ -166,10 +169,12 @@ def _steps(run_dir: Path) -> int:
 
 
 def requeue(study: optuna.Study, number: int, *, forgive: bool = False) -> None:
-    """Queue a failed trial again with its parameters, seeds and run folders; ``forgive`` its strikes."""
+    """Queue a failed trial again with its parameters, seeds and run folders; ``forgive`` its strikes, at the
+    user's wish."""
     trial = find(study, number)
     dropped = (*NOT_INHERITED, "strikes", "progress") if forgive else NOT_INHERITED
     attrs = {k: v for k, v in trial.user_attrs.items() if k not in dropped}
+    attrs |= {RETRIED: True} if forgive else {}
     attrs["continues"] = [*trial.user_attrs.get("continues", []), number]
     attrs["spent"] = round(time_left.seconds(trial) or 0.0, 1)
     study.add_trial(

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from studies import database, plan, presence, progress, recovery, storage
+from studies import database, plan, presence, progress, recovery, retried, storage
 from studies.display import ending_text
 from studies.objective import (
     DEFAULT_RUNNER,
@@ -124,8 +124,9 @@ def run_trial(worker: Worker, step: plan.Step, claimed: Callable[[], None]) -> N
     if step == "search":
         study.sampler = storage.make_sampler(launch.spec.sampler, len(study.get_trials(deepcopy=False)))
         study.pruner = storage.make_pruner(launch.spec.pruner)
+    asked = retried.alone(study) if worker.only_queued else study
     try:
-        study.optimize(lambda trial: objective(trial, worker, claimed), n_trials=1, catch=(Exception,))
+        asked.optimize(lambda trial: objective(trial, worker, claimed), n_trials=1, catch=(Exception,))
     except (ValueError, optuna.exceptions.UpdateFinishedTrialError, TakenOver) as error:
         # A trial that was declared dead while this process was suspended cannot be told an end: its successor has
         # the run's folder, nothing is lost.
@@ -291,7 +292,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--followed", action="store_true", help="the parent mirrors the runs to the tracking server"
     )
-    parser.add_argument("--only-queued", action="store_true", help="run what is queued and nothing new")
+    parser.add_argument("--only-queued", action="store_true", help="run what was queued again and nothing else")
     parser.add_argument("--execute", default=DEFAULT_RUNNER, help="module:function that runs a configuration")
     parser.add_argument("--parent", type=int, default=None, help="stop when this process is no longer the parent")
     return parser

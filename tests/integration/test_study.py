@@ -103,7 +103,8 @@ def test_status_and_retry(tmp_path, monkeypatch):
     status = invoke("study", "status", "tiny", "--home", str(tmp_path)).output
     assert "queued: 1" in status
     assert "nobody works on it; continue with: calm study run tiny-quick" in status
-    assert "nothing has failed" in invoke("study", "retry", "tiny", "--home", str(tmp_path)).output
+    assert "queued again: small; " in invoke("study", "retry", "tiny", "--queue", "--home", str(tmp_path)).output
+    assert plan.count(launch.cells.get_trials()).waiting == 1
 
 
 @pytest.mark.slow
@@ -269,20 +270,36 @@ def test_a_launch_in_which_everything_fails_ends_with_1(home, monkeypatch):
 
 
 @pytest.mark.slow
-def test_retrying_runs_what_failed_and_nothing_else(home, monkeypatch):
-    """Of a search that was interrupted early: neither new trials nor cells that were never begun."""
+@pytest.mark.parametrize("searched", [{}, {"sampler": {"kind": "grid"}, "trials": 0}], ids=["search", "grid"])
+def test_retrying_runs_what_failed_and_nothing_else(home, monkeypatch, searched):
+    """Of a search that was interrupted early: neither new trials nor cells or settings that were never begun."""
     monkeypatch.setenv("FAKE_FAIL", "small")
-    launch = create(home.root, tiny_spec())
+    launch = create(home.root, tiny_spec(**searched))
     prepare.write_study_file(launch, "none")
     steps(launch, most=3)
     before = attempts(launch.folder)
-    assert [t.state for t in launch.search.get_trials()] == [TrialState.COMPLETE]
+    assert [t.state for t in launch.search.get_trials() if t.state.is_finished()] == [TrialState.COMPLETE]
     monkeypatch.delenv("FAKE_FAIL")
     assert prepare.retry(launch) == ["small"]
     result, _ = run(home, name="tiny-quick", only_queued=True, workers=2)
     assert not result.state.finished
-    assert (result.state.cells.failed, result.state.open) == (0, 0)
+    assert (result.state.cells.failed, result.state.cells.waiting) == (0, 0)
     assert attempts(launch.folder) == {**before, "small-s0": before["small-s0"] + 1}
+
+
+@pytest.mark.slow
+def test_what_an_earlier_retry_left_queued_is_run_by_the_next(home, monkeypatch):
+    monkeypatch.setenv("FAKE_FAIL", "small")
+    launch = create(home.root, tiny_spec())
+    prepare.write_study_file(launch, "none")
+    steps(launch, most=1)
+    monkeypatch.delenv("FAKE_FAIL")
+    retried = ["study", "retry", "tiny-quick", "--home", str(home.root)]
+    assert "queued again: small" in invoke(*retried, "--queue").output
+    done = invoke(*retried, "--workers", "1", "--tracking-uri", "none", "--execute", FAKE)
+    assert (done.exit_code, "again: small" in done.output) == (0, True), done.output
+    assert attempts(launch.folder) == {"small-s0": 2}
+    assert "nothing has failed" in invoke(*retried).output
 
 
 @pytest.mark.slow

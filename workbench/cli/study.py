@@ -235,13 +235,13 @@ def run(
         raise typer.Exit(1)
 
 
-def _print_result(console: Console, result: Any) -> None:
+def _print_result(console: Console, result: Any, command: str = "run") -> None:
     from studies.display import ending_text, final_table, progress_text
 
     name, state = result.launch.name, result.state
     if result.interrupted:
         console.print(
-            f"interrupted ({progress_text(state)}); continue with: calm study run {name}",
+            f"interrupted ({progress_text(state)}); continue with: calm study {command} {name}",
             soft_wrap=True,
             markup=False,
         )
@@ -319,12 +319,13 @@ def retry(
     from studies.objective import DEFAULT_RUNNER
     from studies.prepare import Options, find_launch
     from studies.prepare import retry as retry_failed
+    from studies.retried import queued as left_queued
     from workbench.home import home_unless_refused
 
     number = _number_of_workers(workers)
     with home_unless_refused(home) as place:
         launch = find_launch(place, name, storage)
-    queued = retry_failed(launch)
+    queued = [*left_queued(launch), *retry_failed(launch)]
     console = _console()
     if not queued:
         console.print(f"{launch.name}: nothing has failed", markup=False)
@@ -345,7 +346,7 @@ def retry(
         only_queued=True,
     )
     result = launching.run(options, place, Display(console, launch.name))
-    _print_result(console, result)
+    _print_result(console, result, "retry")
     if result.interrupted:
         raise typer.Exit(130)
     if result.state.in_vain or result.state.of_state("fail"):

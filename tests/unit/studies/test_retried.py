@@ -1,0 +1,80 @@
+"""``calm study retry``: what failed, and nothing that merely stands in the queue."""
+
+import pytest
+from optuna.trial import TrialState
+
+from studies import plan, prepare, recovery, retried
+from studies.worker import run_trial, take
+from tests.suites.study_launch import create, steps, tiny_spec, worker
+from workbench import records
+
+FIRST = {"model.chunk_size": 4, "autoencoder.latent_dim": 16, "autoencoder.kl_floor": 0.5}
+QUEUES = {
+    "settings of a grid": ({"sampler": {"kind": "grid"}, "trials": 0, "baselines": {}}, "t000", 1),
+    "starting points": ({"start": [FIRST, {**FIRST, "model.chunk_size": 2}], "baselines": {}}, "t000", 1),
+    "baselines": ({}, "small", 1),
+    "a search": ({}, "small", 3),
+}
+"""A study, what fails in it, and steps until it is interrupted."""
+
+
+def only_queued(launch):
+    this = worker(launch)
+    this.only_queued = True
+    return this
+
+
+def retry_steps(launch, most=20):
+    this = only_queued(launch)
+    done = []
+    while not done or (done[-1] != "done" and len(done) < most):
+        done.append(take(this))
+    return done
+
+
+def runs(launch):
+    return {path.name for path in records.find_runs(launch.folder)}
+
+
+@pytest.mark.parametrize("name", QUEUES)
+def test_a_retry_begins_nothing_that_was_never_begun(tmp_path, monkeypatch, name):
+    preset, fails, most = QUEUES[name]
+    launch = create(tmp_path, tiny_spec(**preset))
+    monkeypatch.setenv("FAKE_FAIL", fails)
+    steps(launch, most=most)
+    monkeypatch.delenv("FAKE_FAIL")
+    before = runs(launch)
+    waiting = [plan.count(s.get_trials()).waiting for s in (launch.search, launch.cells)]
+    assert len(prepare.retry(launch)) == 1
+    assert len(retry_steps(launch)) == 2
+    assert runs(launch) == before
+    assert recovery.failed(launch.search) == recovery.failed(launch.cells) == []
+    assert [plan.count(s.get_trials()).waiting for s in (launch.search, launch.cells)] == waiting
+    for number in {t.number for t in launch.search.get_trials(states=(TrialState.WAITING,))}:
+        assert not recovery.find(launch.search, number).user_attrs.get(recovery.RETRIED)
+
+
+def test_an_interrupted_retry_goes_on_and_the_study_after_it(tmp_path, monkeypatch):
+    launch = create(tmp_path, tiny_spec(trials=2, checks={}))
+    monkeypatch.setenv("FAKE_FAIL", "small")
+    steps(launch, most=1)
+    monkeypatch.delenv("FAKE_FAIL")
+    assert prepare.retry(launch) == ["small"]
+    this = only_queued(launch)
+    this.stopping = lambda: True
+    with pytest.raises(KeyboardInterrupt):
+        take(this)
+    assert prepare.retry(launch) == []
+    assert retried.queued(launch) == ["small"]
+    assert retry_steps(launch) == ["cells", "done"]
+    assert runs(launch) == {"small-s0"}
+    assert retried.queued(launch) == []
+    assert steps(launch)[-1] == "done"
+    assert runs(launch) == {"small-s0", "large-s0", "t000-s0", "t001-s0"}
+
+
+def test_nothing_is_drawn_where_nothing_is_left(tmp_path):
+    """Another worker was faster: Optuna by itself would make a new trial."""
+    launch = create(tmp_path, tiny_spec(baselines={}))
+    run_trial(only_queued(launch), "search", lambda: None)
+    assert launch.search.get_trials() == []
