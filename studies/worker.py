@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -46,8 +47,9 @@ EXIT_IN_VAIN, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
 POLL_SECONDS = 1.0
 GIVE_BACK_SECONDS = 2.0
 """What an interrupted worker waits for the claim, to give its trial back."""
-SAME_FAILURES = 3
-"""So many trials in a row with the same error end the launch."""
+SAME_FAILURES, MORE_FAILURES = 3, 6
+"""So many trials in a row with the same error end the launch: the second, where others have shown that it works,
+or are yet to show it."""
 
 log = logging.getLogger("studies.worker")
 
@@ -161,31 +163,52 @@ def stop_if_hopeless(worker: Worker) -> None:
     """Raises StudyError when the last trials all failed with one and the same error."""
     launch = worker.launch
     old = launch.search.user_attrs.get("old_failures") or {}
-    trials = [
-        trial
+    search, cells = (
+        [trial for trial in study.get_trials(deepcopy=False) if trial.number not in old.get(name, ())]
         for name, study in (("search", launch.search), ("cells", launch.cells))
-        for trial in study.get_trials(deepcopy=False)
-        if trial.number not in old.get(name, ())
-    ]
-    reason = repeated_failure(trials)
-    if reason is not None:
+    )
+    alike = repeated_failures(search, cells) if launch.spec.searches else repeated_failures(cells)
+    if alike:
         raise StudyError(
-            f"the last {SAME_FAILURES} trials of {launch.name} failed with the same error: {reason}\n"
-            f"details: {launch.folder / 'logs'}; when it is mended: calm study retry {launch.name} "
-            f"--queue, then calm study run {launch.name}"
+            f"the last {len(alike)} trials of {launch.name} failed with the same error: {alike[-1]}\n"
+            f"details: {launch.folder / 'logs'}; to go on without those that failed: calm study run "
+            f"{launch.name}; when it is mended, with them: calm study retry {launch.name} --queue, then "
+            f"calm study run {launch.name}"
         )
 
 
-def repeated_failure(trials: list[FrozenTrial]) -> str | None:
-    """The error with which the last trials that have ended did so, if they all failed with the same. The last in
-    the order in which the database made them, of both Optuna studies: hosts may disagree about the time. Bad
-    numbers are a result, and no error."""
-    ended = [t for t in trials if "ended" in t.user_attrs and "bad_numbers" not in t.user_attrs]
-    ended = [t for t in ended if t.state.is_finished()]
-    last = sorted(ended, key=lambda t: t._trial_id)[-SAME_FAILURES:]
-    reasons = [_without_names(t) for t in last if t.state == TrialState.FAIL]
-    same = len({reason.partition("; ")[0] for reason in reasons}) == 1  # what to do may differ with the moment
-    return reasons[-1] if same and len(reasons) == SAME_FAILURES else None
+def repeated_failures(trials: list[FrozenTrial], cells: list[FrozenTrial] | None = None) -> list[str]:
+    """The errors of the last trials that have ended, if that many failed with the same one that nothing else is to
+    be hoped for: of a search with the cells beside it, or of a study's cells alone. Cells that fail say nothing
+    about a search that has not failed."""
+    beside = cells or []
+    works = any(t.state in (TrialState.COMPLETE, TrialState.PRUNED) or _is_bad(t) for t in [*trials, *beside])
+    failed = any(t.state == TrialState.FAIL and "reason" in t.user_attrs for t in beside)
+    untried = not failed and any(not t.state.is_finished() for t in beside)
+    alike = _last_alike(trials)
+    if alike and not works and failed:
+        others = _last_alike(beside)
+        alike = [*(others if others and _gist(others[-1]) == _gist(alike[-1]) else []), *alike]
+    return alike if len(alike) >= (MORE_FAILURES if works or untried else SAME_FAILURES) else []
+
+
+def _last_alike(trials: list[FrozenTrial]) -> list[str]:
+    """The errors of the last trials that have ended, as far back as they are the same. The last in the order in
+    which the database made them: hosts may disagree about the time. Bad numbers are a result, and no error."""
+    ended = [t for t in trials if t.state.is_finished() and "ended" in t.user_attrs and not _is_bad(t)]
+    latest = sorted(ended, key=lambda t: t._trial_id, reverse=True)
+    failures = itertools.takewhile(lambda t: t.state == TrialState.FAIL, latest)
+    reasons = [_without_names(trial) for trial in failures]
+    return [*itertools.takewhile(lambda reason: _gist(reason) == _gist(reasons[0]), reasons)][::-1]
+
+
+def _is_bad(trial: FrozenTrial) -> bool:
+    return "bad_numbers" in trial.user_attrs
+
+
+def _gist(reason: str) -> str:
+    """What to do may differ with the moment."""
+    return reason.partition("; ")[0]
 
 
 def _without_names(trial: FrozenTrial) -> str:

@@ -10,7 +10,8 @@ from optuna.trial import TrialState
 from studies import plan, recovery
 from studies.objective import load_runner
 from studies.prepare import retry
-from studies.worker import Stop, repeated_failure, run_trial, stop_if_hopeless, take, work
+from studies.status import status, status_lines
+from studies.worker import Stop, repeated_failures, run_trial, stop_if_hopeless, take, work
 from tests.suites import fake_runner
 from tests.suites.study_launch import create, steps, tiny_spec, worker
 from workbench import files, records
@@ -181,10 +182,69 @@ def test_failures_of_an_earlier_session_do_not_count(tmp_path, monkeypatch):
     for _ in range(3):
         take(worker(launch))
     trials = launch.search.get_trials()
-    assert repeated_failure(trials) == "RuntimeError: a failure for the test"
+    assert repeated_failures(trials) == ["RuntimeError: a failure for the test"] * 3
     stop_if_hopeless_raises(launch, True)
     launch.search.set_user_attr("old_failures", {"search": [0, 1], "cells": []})
     stop_if_hopeless_raises(launch, False)
+
+
+CELLS = {f"cell-{i}": {"optim.clip": 1.0 + i} for i in range(4)}
+
+
+@pytest.mark.slow
+def test_baselines_that_fail_alike_leave_the_search_its_chance(tmp_path, monkeypatch):
+    launch = create(tmp_path, tiny_spec(trials=4, checks={}, baselines=CELLS))
+    monkeypatch.setenv("FAKE_FAIL", "cell")
+    work(worker(launch), Stop())
+    assert not launch.search.user_attrs.get("abort")
+    assert [len(recovery.failed(study)) for study in (launch.search, launch.cells)] == [0, 4]
+    assert plan.count(launch.search.get_trials()).complete == 4
+
+
+@pytest.mark.parametrize(
+    "searched", [{"trials": 9}, {"trials": 0, "sampler": {"kind": "grid"}}], ids=["tpe", "grid"]
+)
+def test_where_baselines_and_search_fail_alike_the_launch_ends_at_the_first_trial(tmp_path, monkeypatch, searched):
+    launch = create(tmp_path, tiny_spec(checks={}, baselines=CELLS, **searched))
+    monkeypatch.setenv("FAKE_FAIL", "-s0")
+    with pytest.raises(StudyError, match="last 5 trials of tiny-quick failed with the same error") as error:
+        work(worker(launch), Stop())
+    assert [len(recovery.failed(study)) for study in (launch.search, launch.cells)] == [1, 4]
+    assert "to go on without those that failed: calm study run tiny-quick;" in str(error.value)
+    assert str(error.value) in "\n".join(status_lines(status(launch)))
+
+
+@pytest.mark.slow
+def test_a_corner_of_the_search_that_fails_does_not_end_it_soon(tmp_path, monkeypatch):
+    """Some settings may be too large for a machine; six in a row are no corner any more."""
+    launch = create(tmp_path, small(trials=0, sampler={"kind": "grid"}))
+    take(worker(launch))
+    for failing in ("t001", "t002", "t003", "t004", "t005"):
+        monkeypatch.setenv("FAKE_FAIL", failing)
+        take(worker(launch))
+        stop_if_hopeless_raises(launch, False)
+    monkeypatch.setenv("FAKE_FAIL", "t006")
+    take(worker(launch))
+    stop_if_hopeless_raises(launch, True)
+
+
+def test_cells_that_are_still_tried_may_show_that_it_works():
+    def ended(number, state, reason="broke"):
+        attrs = {} if state == TrialState.RUNNING else {"ended": 1.0}
+        attrs |= {"reason": reason} if state == TrialState.FAIL else {}
+        trial = optuna.create_trial(state=state, user_attrs=attrs)
+        trial.number = trial._trial_id = number
+        return trial
+
+    failures = [ended(n, TrialState.FAIL) for n in range(6)]
+    running, failed = ended(9, TrialState.RUNNING), ended(8, TrialState.FAIL)
+    assert repeated_failures(failures[:5], [running]) == []
+    assert repeated_failures(failures, [running]) == ["broke"] * 6
+    assert repeated_failures(failures[:2], [running, failed]) == ["broke"] * 3
+    assert repeated_failures(failures[:2], [running, ended(8, TrialState.FAIL, "another")]) == []
+    assert repeated_failures(failures[:3], [running, ended(8, TrialState.FAIL, "another")]) == ["broke"] * 3
+    assert repeated_failures(failures[:3], []) == ["broke"] * 3
+    assert repeated_failures([], failures) == []
 
 
 def stop_if_hopeless_raises(launch, expected):
@@ -211,10 +271,10 @@ def test_failures_that_differ_in_the_runs_name_or_in_what_to_do_are_the_same():
         trial.number = trial._trial_id = number
         return trial
 
-    assert repeated_failure([failed(n) for n in range(3)]) == "home/RUN holds other text"
+    assert repeated_failures([failed(n) for n in range(3)]) == ["home/RUN holds other text"] * 3
     differ = [failed(0), failed(1, "; mend it"), failed(2, "; mend it: RUN goes on")]
-    assert repeated_failure(differ) == "home/RUN holds other text; mend it: RUN goes on"
-    assert repeated_failure([failed(0), failed(1, " or none"), failed(2)]) is None
+    assert repeated_failures(differ)[-1] == "home/RUN holds other text; mend it: RUN goes on"
+    assert repeated_failures([failed(0), failed(1, " or none"), failed(2)]) == []
 
 
 def test_failures_of_a_host_whose_clock_is_ahead_are_not_the_last_for_ever():
@@ -228,8 +288,8 @@ def test_failures_of_a_host_whose_clock_is_ahead_are_not_the_last_for_ever():
         return trial
 
     failures = [ended(n, TrialState.FAIL, 1e9) for n in range(3)]
-    assert repeated_failure(failures) == "broke"
-    assert repeated_failure([*failures, ended(3, TrialState.COMPLETE, 5.0)]) is None
+    assert repeated_failures(failures) == ["broke"] * 3
+    assert repeated_failures([*failures, ended(3, TrialState.COMPLETE, 5.0)]) == []
 
 
 def test_a_mistake_of_the_user_in_one_trial_fails_that_one_only(tmp_path, monkeypatch):
