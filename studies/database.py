@@ -40,8 +40,11 @@ HURRIED_SECONDS = 2.0
 """Patience of a process that was asked to leave."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 UNAVAILABLE = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError)
-HOPELESS = ("disk is full", "readonly database", "read-only", "no such table", "malformed", "not a database")
+DAMAGED = ("malformed", "not a database")
+"""In the words of SQLite about a file that is none of its own, or no longer."""
+HOPELESS = ("disk is full", "readonly database", "read-only", "no such table", *DAMAGED)
 """In the words of a database that will not answer otherwise in a minute."""
+KEPT = "finished runs stay in their folders, and calm report needs no database"
 T = TypeVar("T")
 
 log = logging.getLogger("studies.database")
@@ -102,12 +105,27 @@ def first_line(error: BaseException) -> str:
 
 def unusable(url: str, error: BaseException, again: str) -> UserError:
     """To be raised for an error of the database: what it says, and to do ``again`` when that is mended."""
-    words = first_line(error)
+    words = first_line(error).removeprefix("(sqlite3.DatabaseError) ")
+    if url.startswith("sqlite") and any(said in words for said in DAMAGED):
+        return StudyError(
+            f"storage {masked(url)} is damaged, or no database ({words}); check the address, or bring back a copy "
+            f"of it: then {again}; {KEPT}"
+        )
     if "disk is full" in words or "disk I/O" in words:
         return OutputError(
             f"storage {masked(url)} has no room left on its disk ({words}); free some, then {again}"
         )
     return StorageAwayError(f"storage {masked(url)} does not answer ({words}); when it does, {again}")
+
+
+def forgotten(url: str, name: str, folder: Path) -> StudyError:
+    """To be raised where a database no longer knows the launch ``name``, which was started with it."""
+    found = "was emptied, replaced, or has fallen back" if is_there(url) else "is gone"
+    return StudyError(
+        f"storage {masked(url)} does not know the launch {name} (folder {folder}), which was started with it: it "
+        f"{found}; bring back a copy of it, and the same command continues ({KEPT}), or move the folder away and "
+        "start anew"
+    )
 
 
 class StorageAwayError(StudyError):
@@ -304,9 +322,9 @@ def open_storage(url: str, home: Home, heartbeat: HeartbeatSpec, *, checked: boo
             "for PostgreSQL: pip install 'psycopg[binary]>=3'"
         ) from None
     except (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError) as error:
-        if "disk is full" in str(error):
+        if any(words in str(error) for words in ("disk is full", *(DAMAGED if sqlite else ()))):
             raise unusable(url, error, "the same command continues") from None
-        remedy = "no other program holds the file and it is not damaged" if sqlite else "the server is running"
+        remedy = "no other program holds the file" if sqlite else "the server is running"
         raise StudyError(
             f"storage {masked(url)} cannot be opened: {first_line(error)}; check the address and that {remedy}"
         ) from None

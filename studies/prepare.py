@@ -90,7 +90,7 @@ def prepare(
         ready = None
         if not database.is_there(url):
             if asked is None or stored_file is not None:
-                raise _unknown(name, home, url)
+                raise _unknown(name, home, url, stored_file)
             database.require_place(url)
             ready = _ready(asked, options, home, before_create)
         connected = database.open_storage(url, home, heartbeat)
@@ -99,7 +99,7 @@ def prepare(
                 return _continue(options, home, name, asked, url, connected), stored_file
             try:
                 if asked is None or stored_file is not None:
-                    raise _unknown(name, home, url)
+                    raise _unknown(name, home, url, stored_file)
                 spec, pins = ready or _ready(asked, options, home, before_create)
             except UserError:
                 claimed.forget()
@@ -108,7 +108,9 @@ def prepare(
             return Launch(home, url, spec, search, cells), None
 
 
-def _unknown(name: str, home: Home, url: str) -> StudyError:
+def _unknown(name: str, home: Home, url: str, stored: Mapping[str, Any] | None) -> StudyError:
+    if stored and stored.get("storage") == database.masked(url):
+        return database.forgotten(url, name, home.study(name))
     return StudyError(
         f"storage {database.masked(url)} does not know the launch {name} (folder {home.study(name)}); give the "
         "--storage it was started with, or move its folder away, or choose another --name"
@@ -350,6 +352,8 @@ def find_launch(home: Home, name: str, url: str | None = None) -> Launch:
         with database.said_plainly(url, "the same command does it"):
             loaded = storage.load(name, database.open_storage(url, home, _heartbeat(stored)))
     if loaded is None:
+        if stored.get("storage") == database.masked(url):
+            raise database.forgotten(url, name, home.study(name))
         raise StudyError(
             f"storage {database.masked(url)} does not know {name}; give the --storage it was started with"
         )

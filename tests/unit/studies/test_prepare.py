@@ -1,12 +1,15 @@
 """Launching freezes the specification; resuming under another one is refused with the difference."""
 
+import contextlib
 import json
+import sqlite3
 
 import pytest
 
 from studies import database, plan, prepare, storage
 from studies.prepare import Options, find_launch
 from studies.search_spec import HeartbeatSpec
+from studies.status import status
 from tests.suites.cells_only import CELLS
 from tests.suites.study_launch import invoke, prepared_home, steps, tiny_study
 from tests.suites.tiny_runs import write_text
@@ -185,6 +188,41 @@ def test_a_folder_whose_trials_the_storage_does_not_know_is_not_overwritten(home
     for name in ("tiny", "tiny-quick"):
         with pytest.raises(StudyError, match="does not know the launch tiny-quick"):
             launch(home, name=name)
+
+
+@pytest.mark.parametrize("content", [None, b""], ids=["gone", "emptied"])
+def test_of_a_database_that_has_lost_its_launch_a_copy_is_asked_for(home, content):
+    """And no other --storage: it is the one."""
+    launch(home)
+    for path in home.root.glob("optuna.db*"):
+        path.unlink()
+    if content is not None:
+        (home.root / "optuna.db").write_bytes(content)
+    found = "it is gone" if content is None else "it was emptied"
+    said = (
+        rf"optuna.db does not know the launch tiny-quick .* was started with it: {found}.* bring back a copy of it"
+    )
+    for again in (lambda: launch(home), lambda: find_launch(home, "tiny-quick")):
+        with pytest.raises(StudyError, match=said) as error:
+            again()
+        assert "give the --storage" not in str(error.value)
+        assert "finished runs stay in their folders" in str(error.value)
+
+
+def test_a_database_damaged_inside_is_not_waited_for(home):
+    database.database_of(launch(home).search).engine.dispose()
+    with contextlib.closing(sqlite3.connect(home.root / "optuna.db")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'studies'").fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    with open(home.root / "optuna.db", "r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\x7f" * size)
+    said = r"optuna.db is damaged, or no database \(database disk image is malformed\); .*bring back a copy of it"
+    with pytest.raises(StudyError, match=said) as error:
+        status(find_launch(home, "tiny-quick"))
+    assert not isinstance(error.value, database.StorageAwayError)
+    assert "does not answer" not in str(error.value)
 
 
 def test_another_machine_joins_through_the_storage(home, tmp_path):

@@ -59,7 +59,8 @@ def test_a_database_that_cannot_be_opened_is_one_message_without_the_password(tm
 def test_a_damaged_database_is_one_message(tmp_path):
     home = open_home(tmp_path)
     (home.root / "optuna.db").write_bytes(b"no database " * 100)
-    with pytest.raises(StudyError, match=r"optuna\.db cannot be opened: .*not a database; check .*not damaged"):
+    said = r"optuna\.db is damaged, or no database \(file is not a database\); check .* bring back a copy of it"
+    with pytest.raises(StudyError, match=said):
         database.open_storage(home.optuna_url, home, HeartbeatSpec())
 
 
