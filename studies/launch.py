@@ -15,6 +15,7 @@ import optuna
 from optuna.trial import TrialState
 
 from studies import database, plan, presence, progress, retried, storage
+from studies.address import address
 from studies.crew import Crew
 from studies.delivery import Delivery, deliver_left
 from studies.display import Display
@@ -53,7 +54,7 @@ def run(options: Options, home: Home, display: Display) -> Result:
     try:
         return _opened(options, home, display)
     except database.UNAVAILABLE as error:
-        url = options.storage or (read_study_file(home, options.name) or {}).get("storage") or home.optuna_url
+        url = address(options.storage, home, read_study_file(home, options.name), options.name)
         raise database.unusable(url, error, "the same command continues") from None
 
 

@@ -17,6 +17,8 @@ from typing import Any
 import pydantic
 
 from studies import database, find_studies, recovery, space, storage, why_none
+from studies.address import KEY as STORAGE
+from studies.address import address, to_stored
 from studies.beginnings import check_beginnings
 from studies.claim import claim
 from studies.objective import DEFAULT_RUNNER
@@ -84,7 +86,7 @@ def prepare(
     stored_file = read_study_file(home, name)
     if asked is None:
         _check_continuation(options, home, stored_file, known)
-    url = _url(options.storage, home, stored_file, name)
+    url = address(options.storage, home, stored_file, name)
     heartbeat = asked.heartbeat if asked else _heartbeat(stored_file)
     with files.locked(home.root / ".launch.lock"):
         ready = None
@@ -135,7 +137,7 @@ def storage_of(options: Options, home: Home) -> tuple[str, dict[str, Any] | None
     asked = _asked(options, find_studies())
     name = asked.name if asked else options.name
     stored = read_study_file(home, name)
-    return _url(options.storage, home, stored, name), stored
+    return address(options.storage, home, stored, name), stored
 
 
 def spec_to_show(options: Options, home: Home) -> StudySpec:
@@ -262,16 +264,6 @@ def _check_name(name: str) -> None:
         )
 
 
-def _url(asked: str | None, home: Home, stored: Mapping[str, Any] | None, name: str) -> str:
-    """The storage asked for, else the one the launch was started with, else the home's own."""
-    before = stored.get("storage") if stored and asked is None else None
-    if not isinstance(before, str):
-        return database.storage_url(asked, home)
-    if "***" in before:
-        raise StudyError(f"{name} was launched with --storage {before}; give it again, with its password")
-    return before
-
-
 def _refuse_differences(stored: StudySpec, asked: StudySpec) -> None:
     lines = differences(stored, asked)
     if lines:
@@ -322,7 +314,7 @@ def write_study_file(launch: Launch, tracking_uri: str | None, staffing: Staffin
             "seeds": spec.seeds,
             "trials": spec.trials if spec.searches else None,
             "staffing": staffing.to_dict() if staffing else before.get("staffing"),
-            "storage": database.masked(launch.url),
+            STORAGE: to_stored(launch.url, launch.home),
             "tracking_uri": None if tracking_uri is None else without_password(tracking_uri),
         },
     )
@@ -346,7 +338,7 @@ def find_launch(home: Home, name: str, url: str | None = None) -> Launch:
     stored = read_study_file(home, name)
     if stored is None:
         raise StudyError(f"no launch {name!r} in {home.root}: its {SPEC} is no file; {_MEND}")
-    url = _url(url, home, stored, name)
+    url = address(url, home, stored, name)
     loaded = None
     if database.is_there(url):
         with database.said_plainly(url, "the same command does it"):
