@@ -124,7 +124,7 @@ def _result(launch: Launch, crew: Crew, options: Options, delivery: Delivery, le
         raise StudyError(message)
     state = progress.snapshot(launch)
     if left != "done":
-        if not _others_work(state):
+        if not _others_work(launch, state):
             delivery.stop()
         return Result(launch, state, interrupted=True)
     if (
@@ -145,10 +145,10 @@ def _result(launch: Launch, crew: Crew, options: Options, delivery: Delivery, le
     return Result(launch, state)
 
 
-def _others_work(state: progress.Snapshot) -> bool:
+def _others_work(launch: Launch, state: progress.Snapshot) -> bool:
     """Whether a trial runs on a worker that lives, or may live elsewhere; those of this launcher are gone."""
     workers = [row.worker for row in state.of_state("running") if row.worker]
-    return any(processes.is_alive(worker) is not False for worker in workers)
+    return any(presence.alive(launch.folder, worker) is not False for worker in workers)
 
 
 def _failures(launch: Launch) -> dict[str, list[int]]:

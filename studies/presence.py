@@ -1,48 +1,129 @@
 """Which workers of a launch are there, also those that wait: a small file each, in the launch's folder.
 
-Files of killed workers of this machine are removed when somebody looks; of those elsewhere nobody can tell."""
+A process holds its file locked, which the system undoes however it ends: so it is seen from other containers of
+the machine, which share no process numbers. And it touches the file now and then, which is what other hosts go by,
+by the clock of whoever keeps the files. Files of the dead are removed when somebody looks; of hosts that cannot be
+seen nobody can tell.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from workbench import files, processes
+from workbench import files, modes, processes
 from workbench.errors import OutputError
 
 WORKERS = ".workers"
 LAUNCHER = "launcher"
 """Index of a launcher, which is there before its workers are."""
+LOCKED = "locked"
+"""Stands in the file of a process that holds it locked; earlier versions did not."""
+BEAT_SECONDS = 15.0
+
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A worker, or launcher, and what is known of it here."""
+
+    worker: dict[str, Any]
+    alive: bool | None
+    """None where it cannot be seen from here."""
+    silent: float
+    """Seconds since it was last known to live."""
+
+    @property
+    def launches(self) -> bool:
+        return bool(self.worker.get("index") == LAUNCHER)
+
+
+def key(worker: dict[str, Any]) -> Key:
+    """Which process it is."""
+    where = tuple(worker.get(name) for name in ("host", "boot", "pid_space", "pid"))
+    return (*where, worker.get("ticks", worker.get("started")))
 
 
 @contextmanager
 def present(folder: Path, worker: dict[str, Any]) -> Iterator[None]:
     """Be seen while the block lasts. It is no reason to fail where it cannot be written."""
-    path = folder / WORKERS / f"{worker['host']}-{worker['pid']}.json"
-    with contextlib.suppress(OutputError):
-        files.write_json(path, worker)
+    try:
+        file, path = _begin(folder / WORKERS, worker)
+    except (OSError, OutputError):
+        yield
+        return
+    ended = threading.Event()
+    threading.Thread(target=_touch, args=(path, ended), name="presence", daemon=True).start()
     try:
         yield
     finally:
+        ended.set()
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            file.close()
 
 
-def workers(folder: Path) -> list[dict[str, Any]]:
-    """Those that live or may live; ``alive`` is True, or None where it cannot be seen from here."""
-    found = []
+def _begin(folder: Path, worker: dict[str, Any]) -> tuple[BinaryIO, Path]:
+    """The file, locked before anything stands in it. Processes of two containers may have one number and one
+    host's name, hence a name that nobody else has. Raises OSError and OutputError."""
+    files.writable_folder(folder)
+    file, path = modes.new_file(folder, f"{worker['host']}-{worker['pid']}-", ".json")
+    content = {**worker, LOCKED: True} if processes.lock(file) else worker
+    file.write(json.dumps(content, indent=1).encode())
+    file.flush()
+    return file, path
+
+
+def _touch(path: Path, ended: threading.Event) -> None:
+    while not ended.wait(BEAT_SECONDS):
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+
+def workers(folder: Path, busy: Container[Key] = ()) -> list[Seen]:
+    """Those that live or may live; and of those that are ``busy`` (their ``key``), according to a trial, who died
+    in another container of this machine. Files of all other dead are removed."""
+    found: list[Seen] = []
+    now = None
     for path in sorted((folder / WORKERS).glob("*.json")):
         try:
-            worker = dict(files.read_json(path))
-            alive, gone = processes.is_alive(worker), processes.gone(worker)
+            worker, touched = dict(files.read_json(path)), path.stat().st_mtime
+            lock = path if worker.pop(LOCKED, False) else None
+            alive = processes.is_alive(worker, lock)
+            gone, hidden = processes.gone(worker, lock), processes.is_alive(worker) is None
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        if gone:
+        if gone and not (hidden and key(worker) in busy):  # the file is all that tells of its end
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
-        else:
-            found.append({**worker, "alive": alive})
+            continue
+        now = now or _now(path.parent)
+        found.append(Seen(worker, False if gone else alive, max(0.0, now - touched)))
     return found
+
+
+def alive(folder: Path, worker: dict[str, Any]) -> bool | None:
+    """Whether the worker of a trial lives; None where that cannot be seen from here."""
+    said = processes.is_alive(worker)
+    if said is not None:
+        return said
+    seen = [one for one in workers(folder, (key(worker),)) if key(one.worker) == key(worker)]
+    return seen[0].alive if seen else None
+
+
+def _now(folder: Path) -> float:
+    """By the clock that the files are dated by: hosts may disagree about the time."""
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder) as file:
+        return os.fstat(file.fileno()).st_mtime
+    return time.time()

@@ -1,7 +1,7 @@
 """How a launch stands, for ``calm study status``: who works, who was seen last when, what has failed and why.
 
 A worker is called dead only where its process was looked for on this machine and is not there. Of one elsewhere
-its trial's last heartbeat is told, by the database's clock.
+its last sign of life is told: its trial's heartbeat, by the database's clock, or that of its file (``presence``).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from studies import presence
 from studies.database import database_of, said_plainly
 from studies.display import duration, line, progress_text
+from studies.presence import Seen
 from studies.progress import Snapshot, TrialRow, snapshot
 from studies.slurm import Job, queued_jobs
 from studies.storage import Launch
@@ -30,6 +31,8 @@ class Running:
     """Seconds since the last heartbeat."""
     grace: float
     """After so many a worker elsewhere loses its trial."""
+    unseen: float | None = None
+    """Seconds since any sign of life of its worker, where it has given one."""
 
     def words(self) -> str:
         """``alive``; ``last sign of life 8 s ago``; ``its process has ended: continued at the next start``."""
@@ -37,12 +40,11 @@ class Running:
             return "alive"
         if self.alive is False:
             return "its process has ended; the trial is continued by the next worker"
-        if self.silent is None:
+        if self.unseen is None:
             return "no sign of life yet"
-        seen = f"last sign of life {duration(self.silent)} ago"
-        if self.silent > self.grace:
-            return f"{seen}; the trial is continued by the next worker"
-        return seen
+        said = _unseen(self.unseen, self.grace)
+        lost = self.silent is not None and self.silent > self.grace
+        return f"{said}; the trial is continued by the next worker" if lost else said
 
 
 @dataclass(frozen=True)
@@ -52,21 +54,41 @@ class Status:
     name: str
     state: Snapshot
     running: tuple[Running, ...]
-    workers: tuple[Mapping[str, Any], ...]
-    """Processes that are there, those that wait too; of this home folder only."""
+    workers: tuple[Seen, ...]
+    """Processes that are there or may be, those that wait too; of this home folder only."""
     aborted: str
     """Why the last session was ended, empty where it was not."""
+    grace: float
+    """Seconds without a sign of life after which one elsewhere is no longer counted."""
     jobs: tuple[Job, ...] = ()
     """That SLURM has for it."""
 
     @property
     def num_alive(self) -> int:
-        """Workers seen to live: processes of this machine, and those elsewhere whose heart beats."""
-        seen = {_key(worker) for worker in self.workers if worker["alive"] and not _launches(worker)}
+        """Workers seen to live: processes of this machine, and those elsewhere that have just given a sign."""
+        return sum(self._known.values())
+
+    @property
+    def num_unseen(self) -> int:
+        """Workers and launchers that may live, for all that can be seen from here."""
+        launchers = [
+            one for one in self.workers if one.launches and not _counts(one.alive, one.silent, self.grace)
+        ]
+        return sum(not counted for counted in self._known.values()) + len(launchers)
+
+    @property
+    def _known(self) -> dict[presence.Key, bool]:
+        """Every worker that is not known to be dead, and whether it is counted as alive."""
+        known = {
+            presence.key(one.worker): _counts(one.alive, one.silent, self.grace)
+            for one in self.workers
+            if not one.launches and one.alive is not False
+        }
         for one in self.running:
-            if one.alive or (one.alive is None and one.silent is not None and one.silent <= one.grace):
-                seen.add(_key(one.row.worker))
-        return len(seen)
+            which, counts = presence.key(one.row.worker), _counts(one.alive, one.unseen, one.grace)
+            if counts or (one.row.worker and one.alive is None):  # who has not signed yet may be nobody
+                known[which] = known.get(which, False) or counts
+        return known
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -81,6 +103,7 @@ class Status:
             "best": None if state.best is None else vars(state.best),
             "seconds_left": state.seconds_left,
             "workers_alive": self.num_alive,
+            "workers_unseen": self.num_unseen,
             "running": [
                 {**vars(one.row), "alive": one.alive, "seconds_since_heartbeat": one.silent}
                 for one in self.running
@@ -94,15 +117,16 @@ class Status:
     @property
     def launched(self) -> bool:
         """Whether a launcher is there, whose workers are or will be."""
-        return any(_launches(worker) for worker in self.workers)
+        return any(one.launches and _counts(one.alive, one.silent, self.grace) for one in self.workers)
 
 
-def _launches(worker: Mapping[str, Any]) -> bool:
-    return worker.get("index") == presence.LAUNCHER
+def _counts(alive: bool | None, silent: float | None, grace: float) -> bool:
+    return bool(alive) or (alive is None and silent is not None and silent <= grace)
 
 
-def _key(worker: Mapping[str, Any]) -> tuple[Any, ...]:
-    return worker.get("host"), worker.get("pid"), worker.get("ticks", worker.get("started"))
+def _unseen(silent: float, grace: float) -> str:
+    seen = f"last sign of life {duration(silent)} ago"
+    return seen if silent <= grace else f"cannot be seen from here ({seen})"
 
 
 def status(launch: Launch) -> Status:
@@ -117,18 +141,26 @@ def _status(launch: Launch) -> Status:
         is_cell: database_of(study).seconds_since_heartbeat(study._study_id)
         for is_cell, study in ((False, launch.search), (True, launch.cells))
     }
+    rows = state.of_state("running")
+    there = presence.workers(launch.folder, {presence.key(row.worker) for row in rows})
+    seen = {presence.key(one.worker): one for one in there}
     running = tuple(
-        Running(
-            row,
-            processes.is_alive(row.worker) if row.worker else None,
-            silent[row.is_cell].get(row.number),
-            launch.spec.heartbeat.grace,
-        )
-        for row in state.of_state("running")
+        _running(row, seen.get(presence.key(row.worker)), silent[row.is_cell].get(row.number), launch)
+        for row in rows
     )
-    there = tuple(presence.workers(launch.folder))
+    grace = max(launch.spec.heartbeat.grace, 3 * presence.BEAT_SECONDS)
     aborted = launch.search.user_attrs.get("abort") or ""
-    return Status(launch.name, state, running, there, aborted, tuple(queued_jobs(launch.folder)))
+    living = tuple(one for one in there if one.alive is not False)
+    return Status(launch.name, state, running, living, aborted, grace, tuple(queued_jobs(launch.folder)))
+
+
+def _running(row: TrialRow, seen: Seen | None, silent: float | None, launch: Launch) -> Running:
+    """``seen``: its worker's file, where this home has one; ``silent``: since its last heartbeat."""
+    alive = seen.alive if seen else processes.is_alive(row.worker) if row.worker else None
+    if alive is None and row.worker and processes.gone(row.worker):
+        alive = False
+    signs = [sign for sign in (silent, seen.silent if seen else None) if sign is not None]
+    return Running(row, alive, silent, launch.spec.heartbeat.grace, min(signs, default=None))
 
 
 def status_lines(status: Status) -> list[str]:
@@ -138,11 +170,11 @@ def status_lines(status: Status) -> list[str]:
     if state.best:
         lines.append(f"best: {line(state.best)} (run {state.best.run_id})")
     if not state.finished or status.num_alive:
-        lines.append(f"workers alive: {status.num_alive}")
+        unseen = f", {status.num_unseen} cannot be seen from here" if status.num_unseen else ""
+        lines.append(f"workers alive: {status.num_alive}{unseen}")
     lines += [_running_line(one) for one in status.running]
-    busy = {_key(one.row.worker) for one in status.running}
-    idle = [worker for worker in status.workers if _key(worker) not in busy and not _launches(worker)]
-    lines += [f"waiting: {_who(worker)}" for worker in idle]
+    if not state.finished:  # then nobody waits for anything, whatever a lost host has left
+        lines += _waiting_lines(status)
     if state.search.waiting + state.cells.waiting:
         lines.append(f"queued: {state.search.waiting + state.cells.waiting}")
     lines += [job.words() for job in status.jobs]
@@ -155,9 +187,28 @@ def status_lines(status: Status) -> list[str]:
             return [*lines, "its launcher is there; workers are being started"]
         if status.jobs:
             return [*lines, "its jobs are waiting or starting"]
-        lines.append(f"nobody works on it; continue with: calm study run {status.name}")
+        command = f"calm study run {status.name}"
+        lines.append(
+            f"whether anybody works on it cannot be seen from here; continue, or join in, with: {command}"
+            if status.num_unseen
+            else f"nobody works on it; continue with: {command}"
+        )
     if state.of_state("fail"):
         lines.append(f"failed ones again: calm study retry {status.name}")
+    return lines
+
+
+def _waiting_lines(status: Status) -> list[str]:
+    """Workers that have no trial, and launchers of which it is not known whether they live."""
+    busy = {presence.key(one.row.worker) for one in status.running}
+    lines = []
+    for one in status.workers:
+        said = "" if one.alive else f": {_unseen(one.silent, status.grace)}"
+        if one.launches and not _counts(one.alive, one.silent, status.grace):
+            who = f"launcher on {one.worker.get('host')}, process {one.worker.get('pid')}"
+            lines.append(f"{who}{said}")
+        elif not one.launches and presence.key(one.worker) not in busy:
+            lines.append(f"waiting: {_who(one.worker)}{said}")
     return lines
 
 

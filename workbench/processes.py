@@ -7,11 +7,12 @@ it began. Nothing of this depends on the clock, which may be set meanwhile.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 PROC = Path("/proc")
 MACHINE = Path("/etc/machine-id")
@@ -34,26 +35,66 @@ def this_process() -> dict[str, Any]:
     return own | {name: value for name, value in found.items() if value is not None}
 
 
-def is_alive(process: dict[str, Any]) -> bool | None:
+def is_alive(process: dict[str, Any], held: Path | None = None) -> bool | None:
     """Whether it still runs; None where that cannot be seen from here: it is on another machine, in another
-    container, or from before the machine was started last."""
+    container, or from before the machine was started last.
+
+    ``held``: a file that it holds locked as long as it lives, which tells of other containers as well."""
     if "boot" in process:
         if (process["boot"], process.get("pid_space")) != (_boot(), _pid_space()) or "ticks" not in process:
-            return None
+            return _alive_by_lock(process, held)
         pid = int(process["pid"])
         ticks = _ticks(pid)
         if ticks is None and _is_hidden(pid):
-            return None
+            return _alive_by_lock(process, held)
         return bool(ticks == process["ticks"])
     if process.get("host") != socket.gethostname():
         return None
     return _alive_by_clock(int(process["pid"]), float(process["started"]))
 
 
-def gone(process: dict[str, Any]) -> bool:
+def gone(process: dict[str, Any], held: Path | None = None) -> bool:
     """Whether it is known to be no more: it has ended, or this machine has been started again since. False where
-    that cannot be known from here."""
-    return is_alive(process) is False or _was_switched_off(process)
+    that cannot be known from here. ``held`` as for ``is_alive``."""
+    return is_alive(process, held) is False or _was_switched_off(process)
+
+
+def _alive_by_lock(process: dict[str, Any], held: Path | None) -> bool | None:
+    """Its system frees the lock at its end. Another one's locks may not reach us, so of another machine, or
+    another boot of it, only a lock that is seen to be held says something."""
+    locked = None if held is None else is_locked(held)
+    same_system = process["boot"] is not None and process["boot"] == _boot()
+    return locked if locked or same_system else None
+
+
+def lock(file: BinaryIO) -> bool:
+    """Hold an open file locked until it is closed, or this process ends; False where its file system cannot do
+    that, or another holds it."""
+    try:
+        import fcntl
+
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def is_locked(path: Path) -> bool | None:
+    """Whether a process holds the file locked, in whatever container; None where it is not there, or that cannot
+    be told. For the moment of the question nobody else can lock it."""
+    try:
+        import fcntl
+
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except (ImportError, OSError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError as error:
+        return True if error.errno in (errno.EAGAIN, errno.EACCES) else None
+    finally:
+        os.close(descriptor)
 
 
 def _was_switched_off(process: dict[str, Any]) -> bool:

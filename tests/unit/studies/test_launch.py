@@ -16,12 +16,12 @@ from workbench import processes
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")  # ask() stands for another worker
 def test_a_launch_goes_on_while_a_trial_runs_elsewhere(tmp_path: Path) -> None:
     launch = create(tmp_path, tiny_spec())
-    assert not launching._others_work(progress.snapshot(launch))
+    assert not launching._others_work(launch, progress.snapshot(launch))
     trial = launch.search.ask()
     gone = {**processes.this_process(), "index": 0, "ticks": 1}
     for worker, works in ((gone, False), (recovery.this_worker(0), True), ({**gone, "boot": "another's"}, True)):
         trial.set_user_attr("worker", worker)
-        assert launching._others_work(progress.snapshot(launch)) is works
+        assert launching._others_work(launch, progress.snapshot(launch)) is works
 
 
 class Workers:
