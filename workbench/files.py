@@ -57,6 +57,10 @@ _SOMETHING_ELSE = (
 
 _ABANDONED_SECONDS = 600.0
 """A file that has waited so long for its rename is of a process that was killed."""
+CLAIM = ".lock"
+"""File in a folder that the process which writes there holds locked."""
+_ASKED_SECONDS = 0.2
+"""Beyond the moment for which somebody who asks whether it is held has it."""
 _BLOCK = 2**12
 _HASHED_AT_ONCE = 2**20
 
@@ -346,11 +350,11 @@ def remove_lock(path: Path | str) -> bool:
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """Be the only process that writes into ``folder``; what killed ones have left unfinished there is removed.
-    Raises RunError at once where another does."""
-    path = writable_folder(folder) / ".lock"
+    Raises RunError where another does, without waiting for it."""
+    path = writable_folder(folder) / CLAIM
     lock = FileLock(str(path))
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=_ASKED_SECONDS)
     except Timeout:
         raise RunError(f"another process is writing into {folder}; wait for it or end it first") from None
     except OSError as error:

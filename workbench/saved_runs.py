@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench import checkpoint, machine, processes, records, run_logs
+from workbench import checkpoint, files, machine, processes, records, run_logs
 from workbench.build import build_model, prepare_inputs
 from workbench.config import RunConfig
 from workbench.config_file import is_same_run, stored_config, with_head_sampling
@@ -41,7 +41,7 @@ def require_checkpoint(run_dir: Path, record: records.RunRecord) -> Path:
     if found is not None:
         return found
     status, process = str(record.status), record.environment.get("process")
-    if status == "running" and isinstance(process, dict) and processes.gone(process):
+    if status == "running" and isinstance(process, dict) and processes.gone(process, run_dir / files.CLAIM):
         status = "killed"
     remedy = {
         "running": "a process trains it: wait for its first evaluation or checkpoint",

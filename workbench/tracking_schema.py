@@ -163,12 +163,13 @@ def settled_mark(run_dir: Path, record: records.RunRecord) -> str:
 
 
 def effective_status(run_dir: Path, record: records.RunRecord) -> str:
-    """The record's status, or ``killed`` where it says ``running`` but its process is gone."""
+    """The record's status, or ``killed`` where it says ``running`` but its process is gone; one in another
+    container of this machine, where nobody holds the run's folder any more."""
     if record.status != "running":
         return record.status
     process = record.environment.get("process")
     if isinstance(process, dict):
-        return KILLED if processes.gone(process) else "running"
+        return KILLED if processes.gone(process, run_dir / files.CLAIM) else "running"
     since = (run_dir / records.RECORD).stat().st_mtime
     gone = process_gone(record.environment.get("pid"), record.environment.get("host"), since)
     return KILLED if gone else "running"

@@ -14,11 +14,13 @@ from tests.suites.run_folders import make_run_folder
 from tests.suites.tracker_suite import set_record
 from workbench import files, processes, records
 from workbench.cli import ui
+from workbench.doctor_home import home_checks
 from workbench.errors import TrackingError
 from workbench.home import Home
 from workbench.tracking import Outcome, link, open_tracker
 from workbench.tracking_launches import read_launches
 from workbench.tracking_mlflow import MlflowTracker
+from workbench.tracking_schema import effective_status
 from workbench.tracking_sync import sync
 
 # Sync
@@ -88,6 +90,30 @@ def test_sync_ends_what_was_at_work_when_the_machine_went_down(
     assert [look(tracker, run_dir).status for run_dir in (before, at_work)] == ["KILLED", "RUNNING"]
     assert look(tracker, before).tags["calm.status"] == "killed"
     assert client(tracker).get_run(parent).info.status == "KILLED"
+
+
+def test_sync_ends_what_was_killed_in_another_container_and_nothing_that_lives(home: Home) -> None:
+    """There nobody's process can be looked for; whoever is at a run holds its folder."""
+    killed, at_work = make_study(home)
+    inside = {**processes.this_process(), "pid_space": "pid:[1]"}
+    with files.claimed(killed):
+        pass
+    for run_dir in (killed, at_work):
+        set_record(run_dir, status="running", environment={"process": inside})
+    tracker = open_tracker(None, experiment="demo", home=home)
+    with files.claimed(at_work):
+        assert sync(home).reaped == 1
+        assert [look(tracker, run_dir).status for run_dir in (killed, at_work)] == ["KILLED", "RUNNING"]
+        (runs,) = [check.found for check in home_checks(home) if check.name == "runs"]
+        assert sorted(runs.split(", ")) == ["1 killed", "1 running"]
+    for changes in (
+        {"boot": "another"},
+        {"machine": "another", "boot": "another"},
+    ):  # whose locks may not reach us
+        set_record(killed, status="running", environment={"process": {**inside, **changes}})
+        assert effective_status(killed, records.read_record(killed)) == "running"
+    (at_work / files.CLAIM).unlink()
+    assert effective_status(at_work, records.read_record(at_work)) == "running"
 
 
 def test_sync_goes_on_after_a_run_that_cannot_be_read(home: Home) -> None:
