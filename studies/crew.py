@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -12,18 +13,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from studies import presence
 from studies.prepare import Options
 from studies.staffing import Split, worker_environment
 from studies.storage import Launch
 from studies.worker import EXIT_INTERRUPTED, EXIT_USER
-from workbench import files
+from workbench import files, processes
 
 RESTARTS = 3
 """Errors in a row of one worker, each soon after its start, after which it is not replaced."""
 SOON_SECONDS = 60.0
 LONGEST_PAUSE = 30.0
+QUIET_SECONDS = 7.5
+"""What an interrupted worker gets to react: six seconds for the step under way, and the rest to leave."""
 STOP_SECONDS = 20.0
-"""What an interrupted worker gets to write its checkpoint; who takes longer loses what came after the last one."""
+"""The same while it saves, or gets too little of a busy core; who takes longer loses what came after its last
+checkpoint."""
+SAVED_SECONDS = 2.0
+"""From the end of its save until it has given its trial back and left."""
+STARVED = 0.25
+"""Part of the time for which a worker waits for a core, beyond which it cannot have reacted."""
+LOOK_SECONDS = 0.1
+KILLED_SECONDS = 1.0
+"""For killed processes to be gone; one that waits for a file server that is away cannot be waited for."""
 
 
 @dataclass
@@ -40,6 +52,29 @@ class _Place:
     """When the next one is due."""
 
 
+class _Asked:
+    """A worker that is asked to leave."""
+
+    def __init__(self, index: int, process: subprocess.Popen[bytes], folder: Path) -> None:
+        self.index, self.process = index, process
+        self._mark = presence.saving_mark(folder, process.pid)
+        self._waited = processes.waited_for_a_core(process.pid)
+        self._at, self._saved_at = time.monotonic(), -math.inf
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+
+    def is_overdue(self) -> bool:
+        """Whether it is not worth while to wait any longer. To be asked all the time."""
+        now, pid = time.monotonic(), self.process.pid
+        passed = now - self._at
+        if self._mark.exists():
+            self._saved_at = now
+        if passed <= QUIET_SECONDS or passed > STOP_SECONDS:
+            return passed > STOP_SECONDS
+        starved = processes.waited_for_a_core(pid) - self._waited > STARVED * passed
+        return processes.is_stopped(pid) or not (starved or now - self._saved_at < SAVED_SECONDS)
+
+
 class Crew:
     """The worker processes of this launcher. They have a session of their own, so that Ctrl-C reaches
     them once, through ``stop``."""
@@ -47,6 +82,8 @@ class Crew:
     def __init__(self, launch: Launch, options: Options, split: Split) -> None:
         self.launch, self.options = launch, options
         self.threads = split.threads
+        self.unheard: list[int] = []
+        """Numbers of the workers that ``stop`` had to kill."""
         self._places: dict[int, _Place] = {}
         for index in range(options.first_worker, options.first_worker + split.workers):
             self._places[index] = _Place(self._start(index), time.monotonic())
@@ -112,18 +149,20 @@ class Crew:
             note(f"worker {index} ended with {why} (see {self.log(index)}); started again{later}")
 
     def stop(self) -> bool:
-        """Let every worker finish its step, save and give its trial back; kill those that do not end. Interrupted
-        meanwhile, kill them now: False then."""
+        """Let every worker finish its step, save and give its trial back; kill those that do not react, or do
+        not end (``unheard``). Interrupted meanwhile, kill them now: False then."""
         for place in self._places.values():
             place.start_at = None
-        running = [process for process in self.processes.values() if process.poll() is None]
-        for process in running:
-            process.send_signal(signal.SIGINT)
-        deadline = time.monotonic() + STOP_SECONDS
+        asked = [_Asked(index, process, self.launch.folder) for index, process in self.processes.items()]
         try:
-            for process in running:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(max(0.1, deadline - time.monotonic()))
+            while asked := [one for one in asked if one.process.poll() is None]:
+                for one in asked.copy():
+                    if one.is_overdue():
+                        self.unheard.append(one.index)
+                        one.process.kill()
+                        asked.remove(one)
+                with contextlib.suppress(subprocess.TimeoutExpired, IndexError):
+                    asked[0].process.wait(LOOK_SECONDS)
         except KeyboardInterrupt:
             return False
         finally:
@@ -132,10 +171,12 @@ class Crew:
 
     def kill(self) -> None:
         """At once; their trials go on from their last checkpoints."""
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+        running = [process for process in self.processes.values() if process.poll() is None]
+        for process in running:
+            process.kill()
+        for process in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(KILLED_SECONDS)
 
     def last_error(self) -> str | None:
         """What a worker that ended for an error wrote last, for where the storage could not take it."""

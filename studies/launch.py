@@ -198,7 +198,12 @@ def _stopped(crew: Crew, display: Display) -> bool:
     try:
         display.note("stopping: the workers finish their step and save; once more leaves at once …")
         hurry()
-        return crew.stop()
+        stopped = crew.stop()
+        for index in crew.unheard:
+            display.note(
+                f"worker {index} did not leave and was killed; its trial goes on from its last checkpoint"
+            )
+        return stopped
     except KeyboardInterrupt:
         crew.kill()
         return False

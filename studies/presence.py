@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import tempfile
 import threading
 import time
@@ -22,6 +23,7 @@ from typing import Any, BinaryIO
 
 from workbench import files, modes, processes
 from workbench.errors import OutputError
+from workbench.saving import told_by
 
 WORKERS = ".workers"
 LAUNCHER = "launcher"
@@ -65,13 +67,19 @@ def present(folder: Path, worker: dict[str, Any]) -> Iterator[None]:
     ended = threading.Event()
     threading.Thread(target=_touch, args=(path, ended), name="presence", daemon=True).start()
     try:
-        yield
+        with told_by(saving_mark(folder, worker["pid"])):
+            yield
     finally:
         ended.set()
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             file.close()
+
+
+def saving_mark(folder: Path, pid: int) -> Path:
+    """Is there while the worker of this host saves a checkpoint, for its launcher."""
+    return folder / WORKERS / f"{socket.gethostname()}-{pid}.saving"
 
 
 def _begin(folder: Path, worker: dict[str, Any]) -> tuple[BinaryIO, Path]:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(p for package in ("workbench", "studies", "analysis") for p in (ROOT / package).rglob("*.py"))
 
 LAYERS = [
-    {"ahead", "aside", "errors", "garbage", "interruption", "modes", "processes"},
+    {"ahead", "aside", "errors", "garbage", "interruption", "modes", "processes", "saving"},
     {"formats", "given_files", "yaml_reading"},
     {"cache", "head_sections", "hub_sections", "data_sections", "sections", "config", "config_file", "cores",
      "files", "home", "records", "progress", "rank_place", "own_heads"},
@@ -70,8 +70,8 @@ TORCH_FREE = ["ahead", "api", "aside", "batches", "bottleneck_words", "code_stat
               "hub_reading", "hub_sections", "hub_sizes", "hub_stream", "interruption", "lineage", "modes",
               "ngram", "overlap", "own_heads", "pairs", "positions", "processes", "progress",
               "pretrained_tokenizer", "rank_place", "rank_watch", "records", "run_logs", "run_names", "room",
-              "run_plots", "schedule", "sections", "seeds", "splits", "system_usage", "text_stream", "tokenizer",
-              "tracking", "tracking_schema", "uncertainty", "yaml_reading"]  # fmt: skip
+              "run_plots", "saving", "schedule", "sections", "seeds", "splits", "system_usage", "text_stream",
+              "tokenizer", "tracking", "tracking_schema", "uncertainty", "yaml_reading"]  # fmt: skip
 HEAVY = {"torch", "mlflow", "optuna", "pandas", "pydantic", "matplotlib", "datasets", "numpy", "scipy", "rich",
          "yaml", "safetensors", "transformers", "seaborn"}  # fmt: skip
 

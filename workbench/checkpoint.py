@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from workbench import files, modes
 from workbench.errors import RunError, UnreadableError
 from workbench.optimizers import Optimizer
+from workbench.saving import saving
 from workbench.tensor_files import fill, read_tensors, unreadable, write_tensors
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ _OURS = ("format", "files", "sha256")
 """Fields of state.json that are not the caller's."""
 
 
+@saving()
 def save(
     folder: Path, network: nn.Module, state: dict[str, Any], optimizer: Optimizer | Mapping[str, Tensor] | None
 ) -> None:
@@ -259,6 +261,7 @@ def _check_files(folder: Path, described: Mapping[str, Any]) -> None:
             raise unreadable(path, _WHAT[name], error.strerror or str(error)) from None
 
 
+@saving()
 def save_weights(network: nn.Module, path: Path) -> None:
     """With a checksum; appears whole or not at all. Raises OutputError."""
     write_tensors(path, network.state_dict(), alone=True)

@@ -97,6 +97,24 @@ def is_locked(path: Path) -> bool | None:
         os.close(descriptor)
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether it does nothing at all until somebody lets it go on (SIGSTOP, a debugger)."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP))
+    except psutil.Error:
+        return False
+
+
+def waited_for_a_core(pid: int) -> float:
+    """Seconds for which its main thread could have run and others did; 0 where nobody counts them."""
+    try:
+        return int((PROC / str(pid) / "schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
 def _was_switched_off(process: dict[str, Any]) -> bool:
     """Whether this machine, known by its name and number, had another boot then. A container's name is what
     somebody gave it, on several machines perhaps, so nothing is concluded in or about one. Earlier versions did

@@ -136,6 +136,35 @@ def test_a_step_of_a_minute_is_torn_after_some_seconds(tmp_path: Path) -> None:
     assert plan.count(launch.search.get_trials()).waiting == 2
 
 
+def test_a_suspended_worker_keeps_nobody_waiting(tmp_path: Path) -> None:
+    launch, command = launched(tmp_path)
+    process = start(*command, FAKE_SECONDS="60")
+    wait_for(lambda: attempts(launch) == 2, process)
+    worker = launch.search.get_trials()[0].user_attrs["worker"]
+    os.kill(worker["pid"], signal.SIGSTOP)
+    seconds, said = leave(process, signal.SIGTERM)
+    assert seconds < 10
+    assert f"worker {worker['index']} did not leave and was killed" in said
+    assert "continue with: calm study run tiny-quick" in said
+    assert processes.is_alive(worker) is False
+    counts = plan.count(launch.search.get_trials())
+    assert (counts.waiting, counts.running) == (1, 1)
+    said, _ = start(*command).communicate(timeout=90)
+    counts = plan.count(launch.search.get_trials())
+    assert (counts.complete, counts.failed) == (2, 0), said
+
+
+def test_a_worker_that_saves_for_long_has_the_time(tmp_path: Path) -> None:
+    launch, command = launched(tmp_path)
+    process = start(*command, FAKE_SECONDS="60", FAKE_SAVES="10")
+    wait_for(lambda: attempts(launch) == 2, process)
+    seconds, said = leave(process, signal.SIGTERM)
+    assert 10 < seconds < 20
+    assert "killed" not in said
+    assert plan.count(launch.search.get_trials()).waiting == 2
+    assert {records.read_record(p).status for p in records.find_runs(launch.folder)} == {"interrupted"}
+
+
 @pytest.fixture
 def silent_server() -> Iterator[str]:
     """Accepts connections and never says a word."""

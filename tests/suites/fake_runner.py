@@ -3,7 +3,8 @@
 Behaviour is read from the environment, because worker processes inherit it:
 ``FAKE_SECONDS`` (a run's length), ``FAKE_FAIL`` (text: run ids that contain it fail, with a RuntimeError or the
 built-in exception ``FAKE_FAIL_KIND``), ``FAKE_ERROR`` (likewise, with a DataError), ``FAKE_NO_ROOM`` (an
-OutputError), ``FAKE_NOT_FINITE``, ``FAKE_STUBBORN`` (likewise, a step that takes a minute).
+OutputError), ``FAKE_NOT_FINITE``, ``FAKE_STUBBORN`` (likewise, a step that takes a minute), ``FAKE_SAVES``
+(seconds that an interrupted run takes to save).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from workbench.config import CalmConfig, RunConfig
 from workbench.errors import DataError, OutputError
 from workbench.home import Home
 from workbench.records import Brier, Evaluation, RunRecord
+from workbench.saving import saving
 
 ATTEMPTS = "attempts.jsonl"
 """One line per call of ``execute`` that trained something: process and the evaluation it started from."""
@@ -113,6 +115,8 @@ def execute(
     except StopRun as stop:
         status, reason = "pruned", str(stop)
     except KeyboardInterrupt:
+        with saving():
+            time.sleep(float(os.environ.get("FAKE_SAVES", "0")))
         records.write_record(run_dir, record.model_copy(update={"status": "interrupted"}))
         raise
     except Exception as error:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from studies import crew
+from studies import crew, presence
 from studies.crew import Crew
 from studies.prepare import Options
 from studies.staffing import Split
 from tests.suites.study_launch import create, tiny_spec
+from workbench import processes
 from workbench.interruption import EXIT_INTERRUPTED
 
 
 class Process:
+    pid = 2**31 - 1  # nobody's
+
     def __init__(self) -> None:
         self.code: int | None = None
         self.signals: list[int] = []
@@ -107,3 +115,97 @@ def test_the_error_of_a_worker_is_found_in_its_log(place: Place) -> None:
     assert place.crew.last_error() is None
     place.started[-1].code = 2
     assert place.crew.last_error() == "no room left; free some"
+
+
+LEAVING = """
+import contextlib, os, pathlib, signal, sys, time
+from studies import presence
+from workbench.saving import saving, told_by
+how, folder, seconds = sys.argv[1], pathlib.Path(sys.argv[2]), float(sys.argv[3])
+asked = []
+signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+with told_by(presence.saving_mark(folder, os.getpid())):
+    print("here", flush=True)
+    while not asked or how == "native":
+        pass
+    with saving() if how == "saving" else contextlib.nullcontext():
+        end = time.monotonic() + (0.0 if how == "leaves" else seconds)
+        while time.monotonic() < end:
+            time.sleep(0.01)
+sys.exit(130)
+"""
+
+
+@pytest.fixture
+def leaving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Crew, float]]]:
+    """A crew whose workers take the signal as they are told, asked to leave; and the seconds that it took. Time
+    goes faster: a second stands for ten or so."""
+    started: list[subprocess.Popen[bytes]] = []
+    launch = create(tmp_path, tiny_spec())
+    (launch.folder / presence.WORKERS).mkdir(parents=True)
+    monkeypatch.setattr(crew, "QUIET_SECONDS", 0.8)
+    monkeypatch.setattr(crew, "STOP_SECONDS", 8.0)
+    monkeypatch.setattr(processes, "waited_for_a_core", lambda pid: 0.0)  # whatever else this machine does
+
+    def stop(*how: str, seconds: float = 0.0, stopped: bool = False) -> tuple[Crew, float]:
+        def start(this: Crew, index: int) -> subprocess.Popen[bytes]:
+            command = [sys.executable, "-c", LEAVING, how[index], str(launch.folder), str(seconds)]
+            started.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+            return started[-1]
+
+        monkeypatch.setattr(Crew, "_start", start)
+        workers = Crew(launch, Options("tiny"), Split(len(how), 1))
+        for process in started:
+            assert process.stdout is not None
+            process.stdout.readline()
+        if stopped:
+            os.kill(started[0].pid, signal.SIGSTOP)
+        began = time.monotonic()
+        assert workers.stop()
+        return workers, time.monotonic() - began
+
+    yield stop
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_one_that_leaves_is_not_killed(leaving: Callable[..., tuple[Crew, float]]) -> None:
+    workers, seconds = leaving("leaves", "leaves")
+    assert {process.poll() for process in workers.processes.values()} == {EXIT_INTERRUPTED}
+    assert workers.unheard == []
+    assert seconds < 8.0
+
+
+@pytest.mark.parametrize(("how", "stopped"), [("leaves", True), ("saving", True), ("native", False)])
+def test_one_that_does_not_react_is_killed_soon(
+    leaving: Callable[..., tuple[Crew, float]], how: str, *, stopped: bool
+) -> None:
+    """Suspended, perhaps in its save; or in a long call of native code."""
+    workers, seconds = leaving(how, "leaves", stopped=stopped)
+    assert [process.poll() for process in workers.processes.values()] == [-signal.SIGKILL, EXIT_INTERRUPTED]
+    assert workers.unheard == [0]
+    assert 0.8 < seconds < 6.0
+
+
+def test_one_that_saves_has_the_time_and_leaves_by_itself(leaving: Callable[..., tuple[Crew, float]]) -> None:
+    workers, seconds = leaving("saving", "leaves", seconds=2.5)
+    assert {process.poll() for process in workers.processes.values()} == {EXIT_INTERRUPTED}
+    assert workers.unheard == []
+    assert seconds > 2.5
+
+
+def test_but_not_for_ever(leaving: Callable[..., tuple[Crew, float]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "STOP_SECONDS", 2.0)
+    workers, seconds = leaving("saving", seconds=60.0)
+    assert workers.unheard == [0]
+    assert 2.0 < seconds < 30
+
+
+def test_one_on_a_busy_core_has_the_time_as_well(
+    leaving: Callable[..., tuple[Crew, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = time.monotonic()
+    monkeypatch.setattr(processes, "waited_for_a_core", lambda pid: time.monotonic() - began)
+    workers, _ = leaving("slow", seconds=2.5)
+    assert workers.unheard == []

@@ -29,6 +29,7 @@ class Workers:
 
     def __init__(self) -> None:
         self.did: list[str] = []
+        self.unheard: list[int] = []
 
     def stop(self) -> bool:
         self.did.append("stopped")
@@ -59,6 +60,14 @@ def test_a_second_signal_means_now_also_before_the_workers_know_of_the_first(
     display = SimpleNamespace(note=lambda words: reached("said"))
     assert launching._stopped(crew, display) is (again == "")
     assert crew.did == did
+
+
+def test_who_had_to_be_killed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    crew, said = Workers(), list[str]()
+    crew.unheard = [3]
+    monkeypatch.setattr(launching, "hurry", lambda: None)
+    assert launching._stopped(crew, SimpleNamespace(note=said.append))
+    assert said[1:] == ["worker 3 did not leave and was killed; its trial goes on from its last checkpoint"]
 
 
 @pytest.mark.parametrize(("waited", "seconds"), [(0.3, 3.0), (5.5, 3.0), (7.0, 1.5), (8.0, 0.5), (30.0, 0.5)])
