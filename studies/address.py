@@ -41,6 +41,11 @@ def address(asked: str | None, home: Home, stored: Mapping[str, Any] | None, nam
     return before
 
 
+def is_of(url: str, home: Home, stored: Mapping[str, Any]) -> bool:
+    """Whether ``url`` is the database that study.json names."""
+    return KEY in stored and stored[KEY] in (to_stored(url, home), database.masked(url))
+
+
 def _came_along(before: str, home: Home, name: str) -> bool:
     """Whether it is the path that the home's own database had, here or in the home that this is a copy of: named
     like a home's, and the one that lies here knows the launch. One here that cannot be read counts as well: what

@@ -18,7 +18,7 @@ import pydantic
 
 from studies import database, find_studies, recovery, space, storage, why_none
 from studies.address import KEY as STORAGE
-from studies.address import address, to_stored
+from studies.address import address, is_of, to_stored
 from studies.beginnings import check_beginnings
 from studies.claim import claim
 from studies.objective import DEFAULT_RUNNER
@@ -111,7 +111,7 @@ def prepare(
 
 
 def _unknown(name: str, home: Home, url: str, stored: Mapping[str, Any] | None) -> StudyError:
-    if stored and stored.get("storage") == database.masked(url):
+    if stored and is_of(url, home, stored):
         return database.forgotten(url, name, home.study(name))
     return StudyError(
         f"storage {database.masked(url)} does not know the launch {name} (folder {home.study(name)}); give the "
@@ -344,7 +344,7 @@ def find_launch(home: Home, name: str, url: str | None = None) -> Launch:
         with database.said_plainly(url, "the same command does it"):
             loaded = storage.load(name, database.open_storage(url, home, _heartbeat(stored)))
     if loaded is None:
-        if stored.get("storage") == database.masked(url):
+        if is_of(url, home, stored):
             raise database.forgotten(url, name, home.study(name))
         raise StudyError(
             f"storage {database.masked(url)} does not know {name}; give the --storage it was started with"

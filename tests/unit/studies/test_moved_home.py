@@ -122,7 +122,7 @@ def test_a_copy_whose_database_is_damaged_does_not_use_the_originals(home: Home,
     begun(home, earlier=True)
     shutil.copytree(home.root, tmp_path / "second")
     (tmp_path / "second/optuna.db").write_bytes(b"nothing of a database")
-    with pytest.raises(StudyError, match=r"second/optuna\.db cannot be opened: file is not a database"):
+    with pytest.raises(StudyError, match=r"second/optuna\.db is damaged, or no database"):
         find_launch(open_home(tmp_path / "second"), NAME)
 
 
