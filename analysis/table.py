@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -90,7 +91,8 @@ class StudyInfo:
     @property
     def parameters(self) -> list[str]:
         """Dotted names of what was searched, in the study's order."""
-        return list(self.spec.get("parameters") or {})
+        found = self.spec.get("parameters")
+        return [str(name) for name in found] if isinstance(found, (dict, list)) else []
 
     @property
     def dimensions(self) -> dict[str, dict[str, Any]]:
@@ -258,10 +260,21 @@ def _read_study(folder: Path, warnings: list[str]) -> StudyInfo:
         try:
             value = files.read_json(folder / part)
             value = value if isinstance(value, dict) else {}
-            content[part] = formats.STUDY_FILE.read(value, part) if part == "study.json" else value
+            content[part] = formats.STUDY_FILE.read(value, part) if part == "study.json" else _sound(value)
         except (OSError, ValueError, StudyError) as error:
             warnings.append(f"{folder.name}/{part} cannot be read: {_one_line(error, folder)}")
     return StudyInfo(folder.name, content["study.json"], content["summary.json"])
+
+
+def _sound(summary: dict[str, Any]) -> dict[str, Any]:
+    """Raises ValueError where what a report says of it is none of what a study writes."""
+    complete, importance = summary.get("num_complete"), summary.get("importance")
+    if complete is not None and type(complete) is not int:
+        raise ValueError(f"num_complete is {reprlib.repr(complete)}, a whole number is wanted")
+    values = importance.values() if isinstance(importance, dict) else [] if importance is None else [importance]
+    if not all(type(value) in (int, float) and not abs(value) > 1.01 for value in values):
+        raise ValueError(f"importance is {reprlib.repr(importance)}, a share of 1 for every parameter is wanted")
+    return summary
 
 
 def _load_folder(root: Path, study: str, warnings: list[str]) -> list[Loaded]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -149,7 +150,7 @@ def _chosen(spec: StudySpec, home: Home, cores: int, execute: str, note: Callabl
     if too_large(config.resolved(), flops.vocab_size(config)):
         return Staffing(Split(1, cores), "the model is too large to try")
     candidates = splits(cores)
-    if not _path(config, home, candidates).exists():
+    if _known(_path(config, home, candidates), candidates) is None:
         ways = ", ".join(f"{split.workers}x{split.threads}" for split in candidates)
         note(f"trying workers x threads ({ways}) on this machine for a few seconds each; --workers N skips it …")
     return best_split(probe(config, home, candidates), available_memory())
@@ -210,22 +211,20 @@ def probe(
     candidates = list(candidates)
     path = _path(config, home, candidates)
     with files.locked(path.with_suffix(".lock")):
-        if not path.exists():
-            found = [(measure or measure_split)(config, split, home.cache) for split in candidates]
-            rows = [_row(one) for one in found if one is not None]
-            if len(rows) < len(candidates):  # what failed once is tried again next time
-                return [_measured(row) for row in rows]
-            files.write_json(path, rows)
-        return [_measured(row) for row in files.read_json(path)]
+        known = _known(path, candidates)
+        if known is None:
+            tried = [(measure or measure_split)(config, split, home.cache) for split in candidates]
+            known = [one for one in tried if one is not None]
+            if len(known) == len(candidates):  # what failed once is tried again next time
+                files.write_json(path, [_row(one) for one in known])
+        return known
 
 
 def remembered(spec: StudySpec, home: Home) -> Staffing | None:
     """What ``choose_staffing`` would choose without trying anything; None where it would have to."""
-    path = _path(first_config(spec), home, splits(available_cores()))
-    if not path.exists():
-        return None
-    found = best_split([_measured(row) for row in files.read_json(path)], available_memory())
-    return _no_more_than_runs(spec, found)
+    candidates = splits(available_cores())
+    known = _known(_path(first_config(spec), home, candidates), candidates)
+    return None if known is None else _no_more_than_runs(spec, best_split(known, available_memory()))
 
 
 def _path(config: RunConfig, home: Home, candidates: Sequence[Split]) -> Path:
@@ -326,6 +325,16 @@ def _row(one: Measured) -> dict[str, Any]:
         "flops_per_second": one.flops_per_second,
         "memory": one.memory,
     }
+
+
+def _known(path: Path, candidates: Sequence[Split]) -> list[Measured] | None:
+    """What a probe's file remembers; None where there is none or it is damaged."""
+    try:
+        found = [_measured(row) for row in files.read_json(path)]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return None
+    sound = all(0 < one.flops_per_second < math.inf and one.memory > 0 for one in found)
+    return found if sound and [one.split for one in found] == list(candidates) else None
 
 
 def _measured(row: Mapping[str, Any]) -> Measured:

@@ -19,7 +19,7 @@ LAYERS = [
     {"ahead", "aside", "errors", "garbage", "interruption", "modes", "processes", "saving"},
     {"formats", "given_files", "yaml_reading"},
     {"cache", "head_sections", "hub_sections", "data_sections", "sections", "config", "config_file", "cores",
-     "files", "home", "records", "progress", "rank_place", "own_heads"},
+     "files", "stored", "home", "records", "progress", "rank_place", "own_heads"},
     {"head_flops", "flops", "schedule", "device_memory", "device_plan", "diagnostics", "posterior", "layers",
      "optim", "optimizers",
      "tensor_files", "tokenizer",
@@ -70,8 +70,8 @@ TORCH_FREE = ["ahead", "api", "aside", "batches", "bottleneck_words", "code_stat
               "hub_reading", "hub_sections", "hub_sizes", "hub_stream", "interruption", "lineage", "modes",
               "ngram", "overlap", "own_heads", "pairs", "positions", "processes", "progress",
               "pretrained_tokenizer", "rank_place", "rank_watch", "records", "run_logs", "run_names", "room",
-              "run_plots", "saving", "schedule", "sections", "seeds", "splits", "system_usage", "text_stream",
-              "tokenizer", "tracking", "tracking_schema", "uncertainty", "yaml_reading"]  # fmt: skip
+              "run_plots", "saving", "schedule", "sections", "seeds", "splits", "stored", "system_usage",
+              "text_stream", "tokenizer", "tracking", "tracking_schema", "uncertainty", "yaml_reading"]  # fmt: skip
 HEAVY = {"torch", "mlflow", "optuna", "pandas", "pydantic", "matplotlib", "datasets", "numpy", "scipy", "rich",
          "yaml", "safetensors", "transformers", "seaborn"}  # fmt: skip
 

@@ -81,7 +81,7 @@ def _untrained(
     if not isinstance(config.model, CalmConfig):
         return assemble(config, corpus.vocab_size, ranks=ranks), None
     for place in (run_dir, initial):
-        if place is not None and _has_autoencoder(place):
+        if place is not None and has_autoencoder(place):
             autoencoder, kept = _kept_autoencoder(config, corpus, place)
             return assemble(config, corpus.vocab_size, autoencoder, ranks), kept
     autoencoder, report = trained_autoencoder(config, corpus, home.cache, display=display, ranks=ranks)
@@ -120,7 +120,8 @@ def _share_autoencoder(model: LanguageModel, ranks: Ranks) -> None:
             ranks.spread(tensor)
 
 
-def _has_autoencoder(run_dir: Path) -> bool:
+def has_autoencoder(run_dir: Path) -> bool:
+    """Of its own, with a report."""
     return (run_dir / records.AUTOENCODER_WEIGHTS).exists() and (run_dir / records.AUTOENCODER).exists()
 
 
@@ -129,19 +130,14 @@ def _kept_autoencoder(
 ) -> tuple[Autoencoder, AutoencoderReport | None]:
     """Of the run's own folder. Raises RunError where it is damaged or of another configuration."""
     autoencoder = build_autoencoder(config, corpus.vocab_size)
+    report = records.read_autoencoder_report(run_dir)
     try:
         checkpoint.load_weights(autoencoder, run_dir / records.AUTOENCODER_WEIGHTS)
-        report = records.read_autoencoder_report(run_dir)
     except UnreadableError:
         raise
     except RunError as error:
-        raise RunError(f"{error}; {_REMEDY}") from None
-    except ValueError as error:
-        raise RunError(f"{run_dir / records.AUTOENCODER} is damaged ({error}); {_REMEDY}") from None
+        raise RunError(f"{error}; {records.REMEDY}") from None
     return autoencoder.eval(), report
-
-
-_REMEDY = "bring it back from a copy, or delete the run's folder to start it from its beginning"
 
 
 def use_cached_targets(model: LanguageModel, config: RunConfig, corpus: Corpus, home: Home) -> int:

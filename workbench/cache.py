@@ -28,7 +28,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
-from workbench import files, modes
+from workbench import files, modes, stored
 from workbench.errors import DataError, OutputError, RunError, UnreadableError
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def cached(folder: Path, build: Callable[[Path], None], load: Callable[[Path], T
             raise
         except _UNREADABLE as error:
             files.raise_unreadable(folder, error)
-            _set_aside(folder, str(error))
+            _set_aside(folder, stored.reason(error))
         _make(folder, build)
     return load(folder)
 

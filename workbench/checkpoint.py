@@ -178,6 +178,19 @@ def read_step(folder: Path) -> int:
     return int(state["step"])
 
 
+def reached(folder: Path) -> int | None:
+    """The step of the checkpoint that would be gone on from, told without a look at its weights. None where there
+    is none, or none with a sound state: ``find`` says why. Raises UnreadableError."""
+    for candidate in (folder, _previous(folder)):
+        try:
+            return read_step(candidate)
+        except UnreadableError:
+            raise
+        except RunError:
+            continue
+    return None
+
+
 def _state(folder: Path, described: Mapping[str, Any], like: Mapping[str, Any] | None) -> dict[str, Any]:
     """The caller's part. Raises RunError where a value is none that he could have given."""
     state = {name: value for name, value in described.items() if name not in _OURS}

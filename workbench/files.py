@@ -271,16 +271,17 @@ def read_json_lines(path: Path | str) -> list[dict[str, Any]]:
         rows = [json.loads(line) for line in content.decode("utf-8").split("\n")[:-1] if line]
         if all(isinstance(row, dict) for row in rows):
             return rows
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
-    return list(_rows(path, content, lambda _: True))
+    return [row for _, row in _rows(path, content, lambda _: True)]
 
 
-def keep_json_lines(path: Path | str, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Rewrite the file with the rows that ``keep`` wants, if there is one. Damaged lines are dropped where only
+def numbered_json_lines(
+    path: Path | str, keep: Callable[[dict[str, Any]], bool] = lambda _: True
+) -> list[tuple[int, dict[str, Any]]]:
+    """The rows that ``keep`` wants with the numbers of their lines. Damaged lines are passed over where only
     unwanted rows follow: those of after the last flush, when the machine stopped. Raises RunError for others."""
-    if Path(path).exists():
-        rewrite_json_lines(path, list(_rows(path, _content(path), keep)))
+    return list(_rows(path, _content(path), keep))
 
 
 def _content(path: Path | str) -> bytes:
@@ -294,14 +295,16 @@ def _content(path: Path | str) -> bytes:
         raise RunError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def _rows(path: Path | str, content: bytes, keep: Callable[[dict[str, Any]], bool]) -> Iterator[dict[str, Any]]:
+def _rows(
+    path: Path | str, content: bytes, keep: Callable[[dict[str, Any]], bool]
+) -> Iterator[tuple[int, dict[str, Any]]]:
     damaged = None
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         if not line:
             continue
         try:
             row = json.loads(line.decode("utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             damaged = damaged or number
@@ -311,7 +314,7 @@ def _rows(path: Path | str, content: bytes, keep: Callable[[dict[str, Any]], boo
                     f"{path} is damaged: line {damaged} is not a JSON object; bring the file back from a copy, or "
                     "delete that line"
                 )
-            yield row
+            yield number, row
 
 
 def rewrite_json_lines(path: Path | str, rows: Iterable[object]) -> None:

@@ -54,7 +54,10 @@ class Format:
         ``unnumbered`` is the number of one that says none. Raises ``error`` naming ``where`` it was read from,
         also where it is no mapping."""
         if not isinstance(tree, Mapping):
-            raise self.error(f"{where} cannot be read: a mapping is wanted, found {type(tree).__name__}")
+            found = type(tree).__name__
+            raise self.error(
+                f"{where} cannot be read: a mapping is wanted, found {found}; bring it back from a copy"
+            )
         number = self.check(tree.get(KEY, unnumbered), where)
         tree = {key: value for key, value in tree.items() if key != KEY}
         for older in range(number, self.number):

@@ -9,9 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from workbench import files
+from workbench import files, stored
 from workbench.config import RunConfig
 from workbench.corpora import CORPORA
 from workbench.data import Corpus
@@ -111,7 +111,7 @@ def read(run_dir: Path | str) -> DataUse | None:
         return DataUse.model_validate(files.read_json(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         files.raise_unreadable(path, error)
-        reason = str(error).splitlines()[0]
-        raise RunError(f"{path} cannot be read: {reason}; bring it back from a copy, or delete it") from None
+        why = stored.reason(error)
+        raise RunError(f"{path} cannot be read: {why}; bring it back from a copy, or delete it") from None

@@ -24,11 +24,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from workbench import files, formats
+from workbench import files, formats, stored
 from workbench.errors import RunError
 
 Status = Literal["running", "completed", "pruned", "failed", "not_finite", "diverged", "collapsed", "interrupted"]
@@ -45,6 +45,8 @@ SAMPLES, SAMPLE_TEXTS = "samples.jsonl", "samples"
 AUTOENCODER, CHECKPOINT, PLOTS = "autoencoder.json", "checkpoint", "plots"
 AUTOENCODER_WEIGHTS = "autoencoder.safetensors"
 RERUN, IMPORTED = "rerun.json", "imported.json"
+REMEDY = "bring it back from a copy, or delete the run's folder to start it from its beginning"
+"""Where a part is damaged that a run cannot do without."""
 
 
 class Record(BaseModel):
@@ -325,7 +327,7 @@ class RunRecord(Record):
     tradeoff: list[TradeoffPoint] = []
     """Samplers compared; with ``eval.tradeoff`` only."""
     diagnostics: list[Diagnostic] = []
-    environment: dict[str, Any] = {}
+    environment: Annotated[dict[str, Any], AfterValidator(stored.checked_environment)] = {}
     """python, platform, cpu, cores, threads, versions {package: version}, and the state of the code
     (``workbench.code_state``): git_commit, git_diff_hash, code_hash, code_version. ``earlier``: the same of
     earlier sessions of an interrupted run that ran on something else."""
@@ -353,26 +355,26 @@ def read_record(run_dir: Path | str) -> RunRecord:
     except (OSError, ValueError) as error:
         files.raise_unreadable(path, error)
         advice = "restore it from a copy, or delete the folder and train the run again"
-        raise RunError(f"{path} cannot be read: {error}; {advice}") from None
+        raise RunError(f"{path} cannot be read: {stored.reason(error)}; {advice}") from None
 
 
 def read_evaluations(run_dir: Path | str) -> list[Evaluation]:
-    rows = files.read_json_lines(Path(run_dir) / EVALUATIONS)
-    return [Evaluation.model_validate(formats.evaluation_line(row)) for row in rows]
+    """Like the two after it: raises RunError with file and line where one is damaged."""
+    return stored.read_lines(Path(run_dir) / EVALUATIONS, Evaluation, formats.evaluation_line)
 
 
 def read_train_points(run_dir: Path | str) -> list[TrainPoint]:
-    return [TrainPoint.model_validate(row) for row in files.read_json_lines(Path(run_dir) / METRICS)]
+    return stored.read_lines(Path(run_dir) / METRICS, TrainPoint)
 
 
 def read_samples(run_dir: Path | str) -> list[SampleText]:
-    path = Path(run_dir) / SAMPLES
-    return [SampleText.model_validate(row) for row in files.read_json_lines(path)] if path.exists() else []
+    return stored.read_lines(Path(run_dir) / SAMPLES, SampleText)
 
 
 def read_autoencoder_report(run_dir: Path | str) -> AutoencoderReport | None:
+    """None where there is none. Raises RunError where it is damaged."""
     path = Path(run_dir) / AUTOENCODER
-    return AutoencoderReport.model_validate(files.read_json(path)) if path.exists() else None
+    return stored.read_object(path, AutoencoderReport, REMEDY) if path.exists() else None
 
 
 def find_runs(root: Path | str) -> list[Path]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from workbench import files, records
+from workbench import files, formats, records, stored
 from workbench.records import Evaluation, SampleText, TrainPoint
+from workbench.stored import Row
 
 LOGS = (records.METRICS, records.EVALUATIONS, records.SAMPLES)
+_TEXT = re.compile(r"step-(\d+)\.txt")
 _END = 4096
 """Bytes in which the last line of the points is."""
 
@@ -21,20 +25,55 @@ def flush(run_dir: Path) -> None:
 
 def forget_after(run_dir: Path, step: int, *, evaluated: bool) -> None:
     """Drop what was recorded after the checkpoint at ``step`` that training continues from; and, unless it was
-    ``evaluated``, what of the evaluation at that step had been recorded when it was broken off."""
+    ``evaluated``, what of the evaluation at that step had been recorded when it was broken off.
+
+    Raises RunError, with nothing dropped, where a line is damaged before others or holds none of its records."""
     last_evaluated = step if evaluated else step - 1
-    for path in (run_dir / records.SAMPLE_TEXTS).glob("step-*.txt"):
-        if int(path.stem.removeprefix("step-")) > last_evaluated:
+    kept = _rows_until(run_dir, step, last_evaluated)
+    for path in (run_dir / records.SAMPLE_TEXTS).iterdir() if (run_dir / records.SAMPLE_TEXTS).is_dir() else ():
+        ours = _TEXT.fullmatch(path.name)  # anything else was put there by somebody
+        if ours and int(ours[1]) > last_evaluated and path.is_file():
             path.unlink()
+    for name, rows in kept.items():
+        files.rewrite_json_lines(run_dir / name, rows)
+
+
+def require_continuable(run_dir: Path, step: int) -> None:
+    """Before anything says that the run is at work again: raises RunError where ``forget_after`` would."""
+    _rows_until(run_dir, step, step)
+
+
+def _rows_until(run_dir: Path, step: int, last_evaluated: int) -> dict[str, list[Row]]:
+    """By the name of each log that is there."""
+    found: dict[str, list[Row]] = {}
     for name in LOGS:
+        path = run_dir / name
+        if not os.path.lexists(path):
+            continue
         last = step if name == records.METRICS else last_evaluated
-        files.keep_json_lines(run_dir / name, lambda row, last=last: row["step"] <= last)  # type: ignore[misc]
+
+        def wanted(row: Row, last: int = last) -> bool:
+            """As far as can be told: what has no step is to be looked at."""
+            return type(row.get("step")) is not int or row["step"] <= last
+
+        numbered = files.numbered_json_lines(path, wanted) if step else []  # at 0 the run begins anew
+        items = _checked(path, numbered)
+        found[name] = [row for (_, row), item in zip(numbered, items, strict=True) if item.step <= last]
+    return found
+
+
+def _checked(path: Path, numbered: list[tuple[int, Row]]) -> Sequence[TrainPoint | Evaluation | SampleText]:
+    if path.name == records.METRICS:
+        return stored.checked(path, numbered, TrainPoint)
+    if path.name == records.EVALUATIONS:
+        return stored.checked(path, numbered, Evaluation, formats.evaluation_line)
+    return stored.checked(path, numbered, SampleText)
 
 
 def require_whole(run_dir: Path) -> None:
-    """Raises RunError where one holds a damaged line before others."""
+    """Raises RunError where one holds a damaged line before others, or a line that is none of its records."""
     for name in LOGS:
-        files.read_json_lines(run_dir / name)
+        _checked(run_dir / name, files.numbered_json_lines(run_dir / name))
 
 
 def latest_point(run_dir: Path) -> TrainPoint | None:

@@ -386,9 +386,9 @@ class _Run:
         """Mirror the folder; an outage is the tracker's to report, not the run's to fail on."""
         if self.tracker is None:
             return
-        from workbench.tracking import link
+        from workbench.tracking import deliver_at_work, link
 
-        self.tracker.deliver(self.run_dir, parent=self.parent, final=final)
+        deliver_at_work(self.tracker, self.run_dir, parent=self.parent, final=final)
         found = link(self.run_dir)
         if found is not None and found != self.record.mlflow:
             self.record.mlflow = found

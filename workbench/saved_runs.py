@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import checkpoint, files, machine, processes, records, run_logs
-from workbench.build import build_model, prepare_inputs
+from workbench.build import build_model, has_autoencoder, prepare_inputs
 from workbench.config import RunConfig
 from workbench.config_file import is_same_run, stored_config, with_head_sampling
 from workbench.data import Corpus
@@ -93,8 +93,9 @@ def load_run(run_dir: Path | str, home: Home, overrides: Mapping[str, Any] | Non
 
 
 def existing_record(run_dir: Path, config: RunConfig) -> RunRecord | None:
-    """Of the run in the folder, if there is one. Raises RunError where it is of another configuration, or is
-    finished and has a damaged log, which nobody would look into before a report."""
+    """Of the run in the folder, if there is one. Raises RunError where it is of another configuration, or where
+    something is damaged that is read when it goes on, or that of a finished one nobody would look into before a
+    report."""
     if not (run_dir / records.RECORD).exists():
         return None
     record = records.read_record(run_dir)
@@ -105,6 +106,10 @@ def existing_record(run_dir: Path, config: RunConfig) -> RunRecord | None:
         )
     if record.status in records.FINISHED:
         run_logs.require_whole(run_dir)
+    elif (step := checkpoint.reached(run_dir / records.CHECKPOINT)) is not None:
+        run_logs.require_continuable(run_dir, step)
+    if has_autoencoder(run_dir):
+        records.read_autoencoder_report(run_dir)
     return record
 
 

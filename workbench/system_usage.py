@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from workbench import files
-from workbench.errors import ConfigError, OutputError, RunError
+from workbench import files, stored
+from workbench.errors import ConfigError, OutputError
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +50,7 @@ class SystemPoint(BaseModel):
 
 def read_system_points(run_dir: Path | str) -> list[SystemPoint]:
     """Raises RunError for a file that is damaged."""
-    path = Path(run_dir) / SYSTEM
-    try:
-        return [SystemPoint.model_validate(row) for row in files.read_json_lines(path)]
-    except ValidationError as error:
-        raise RunError(f"{path} is damaged: {error.errors()[0]['msg']}; it can be deleted") from None
+    return stored.read_lines(Path(run_dir) / SYSTEM, SystemPoint)
 
 
 def interval() -> float | None:

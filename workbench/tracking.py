@@ -8,18 +8,31 @@ from __future__ import annotations
 
 import abc
 import enum
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from workbench.errors import TrackingError
+from workbench.errors import RunError, TrackingError
 from workbench.home import Home
 from workbench.records import MlflowLink
 from workbench.tracking_report import StudyReport
 from workbench.tracking_schema import SINGLE, read_cursor, without_password
 
-__all__ = ["SINGLE", "Followed", "LaunchRequest", "NullTracker", "Outcome", "Tracker", "link", "open_tracker"]
+__all__ = [
+    "SINGLE",
+    "Followed",
+    "LaunchRequest",
+    "NullTracker",
+    "Outcome",
+    "Tracker",
+    "deliver_at_work",
+    "link",
+    "open_tracker",
+]
+
+log = logging.getLogger(__name__)
 
 SCHEMES = ("sqlite", "postgresql", "mysql", "http", "https")
 
@@ -165,6 +178,16 @@ def open_tracker(uri: str | None, *, experiment: str = SINGLE, home: Home, later
     from workbench.tracking_mlflow import MlflowTracker  # MLflow takes more than a second to import
 
     return MlflowTracker.open(uri, experiment, home, later=later)
+
+
+def deliver_at_work(tracker: Tracker, run_dir: Path, *, parent: str | None, final: bool) -> None:
+    """``tracker.deliver`` of a run that does not fail where a file of an earlier session is damaged that it can do
+    without; at its end that is told."""
+    try:
+        tracker.deliver(run_dir, parent=parent, final=final)
+    except RunError as error:
+        if final:
+            log.warning("tracking: %s, then deliver the run with: calm sync", error)
 
 
 def require_answer(uri: str | None) -> None:

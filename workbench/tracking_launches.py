@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from workbench import files, processes
+from workbench import files, processes, stored
 from workbench.home import Home
 from workbench.tracking_home import followed, from_stored, to_stored
 from workbench.tracking_schema import process_gone
@@ -62,6 +62,11 @@ class Launch(BaseModel):
         if self.process:
             return processes.gone(self.process)
         return process_gone(self.pid, self.host, self.started)
+
+
+def read_study_part(home: Home, study: str, name: str) -> dict[str, Any] | None:
+    """``STUDY`` or ``SUMMARY``; None where there is none. Raises RunError where it is damaged."""
+    return stored.read_mapping(home.study(study) / name, "bring it back from a copy")
 
 
 def read_launches(home: Home, study: str) -> list[Launch]:

@@ -16,7 +16,6 @@ from datetime import datetime
 from pathlib import Path
 
 from workbench import records
-from workbench.errors import RunError
 from workbench.system_usage import read_system_points
 
 LOGARITHMS = ("train_flops", "infer_flops_per_token")
@@ -36,15 +35,12 @@ class Point:
 
 def points(run_dir: Path, record: records.RunRecord, *, ended: bool, since: int = -1) -> Iterator[Point]:
     """The metrics that stand in the run folder, in order of step for each key; training points only
-    from step ``since`` on, as there may be many."""
+    from step ``since`` on, as there may be many. Raises RunError where a file is damaged."""
     start = milliseconds(record.created)
-    try:
-        evaluations = records.read_evaluations(run_dir)
-        train = records.read_train_points(run_dir)
-        report = records.read_autoencoder_report(run_dir)
-        system = read_system_points(run_dir)
-    except (OSError, ValueError) as error:
-        raise RunError(f"the metrics in {run_dir} cannot be read: {error}") from None
+    evaluations = records.read_evaluations(run_dir)
+    train = records.read_train_points(run_dir)
+    report = records.read_autoencoder_report(run_dir)
+    system = read_system_points(run_dir)
     yield from _static(report, record, start)
     clock = {point.step: start + round(1000 * point.seconds) for point in train}
     rows = [(p.step, clock[p.step], _train_metrics(p)) for p in train if p.step >= since]

@@ -23,12 +23,12 @@ from workbench.tracking_experiment import connect, find_experiment, forget_place
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from workbench import files, records, tracking_database
-from workbench.errors import OutputError, TrackingError
+from workbench import records, tracking_database
+from workbench.errors import OutputError, RunError, TrackingError
 from workbench.home import Home
 from workbench.tracking import LaunchRequest, Outcome, Tracker
 from workbench.tracking_home import own_uri
-from workbench.tracking_launches import STUDY
+from workbench.tracking_launches import STUDY, read_study_part
 from workbench.tracking_metrics import milliseconds
 from workbench.tracking_mlflow_study import (
     METRICS_PER_BATCH,
@@ -256,10 +256,13 @@ class MlflowTracker(Tracker):
             return known
         place = self._place(study)
         launch = find_launch(place, known)
-        specification = self._home.study(study) / STUDY
-        if launch is None and specification.exists():
-            launch = make_launch(place, files.read_json(specification))
-        return launch
+        if launch is not None:
+            return launch
+        try:
+            spec = read_study_part(self._home, study, STUDY)
+        except RunError as error:  # not the run's fault, which goes on
+            raise TrackingError(f"its study's launch cannot be shown: {error}") from None
+        return None if spec is None else make_launch(place, spec)
 
     def _send(self, record: records.RunRecord, cursor: Cursor, missing: Missing, run_dir: Path) -> None:
         """Each part is noted in the cursor as soon as it is done; the status comes last."""
@@ -319,12 +322,12 @@ class MlflowTracker(Tracker):
 
         return self._line.attempt(lambda: self._known(start))
 
-    def ensure_launch(self, study: str, spec: dict[str, Any]) -> str | None:
-        """The study's launch, made where the server has none; it stays as it is."""
+    def ensure_launch(self, study: str, spec: dict[str, Any] | None) -> str | None:
+        """The study's launch, made where the server has none and there is a specification; it stays as it is."""
 
-        def ensure() -> str:
+        def ensure() -> str | None:
             place = self._place(study)
-            return find_launch(place) or make_launch(place, spec)
+            return find_launch(place) or (None if spec is None else make_launch(place, spec))
 
         return self._line.attempt(lambda: self._known(ensure), final=True)
 

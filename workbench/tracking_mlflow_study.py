@@ -7,6 +7,7 @@ database was replaced) another is made.
 from __future__ import annotations
 
 import getpass
+import sys
 import time
 import uuid
 from dataclasses import dataclass
@@ -143,6 +144,7 @@ def finish_launch(at: Place, run_id: str, summary: dict[str, Any], artifacts: li
     """Its summary, as metrics and as a file, its artifacts, then its end: as failed where all was in vain."""
     now = int(1000 * time.time())
     numbers = {k: v for k, v in config_file.flatten(summary).items() if type(v) in (int, float)}
+    numbers = {k: v for k, v in numbers.items() if not abs(v) > sys.float_info.max}  # of a damaged file
     metrics = [Metric(f"study/{key}", float(value), now, 0) for key, value in sorted(numbers.items())]
     sent = content_hash(summary)
     run = at.client.get_run(run_id)

@@ -19,7 +19,7 @@ from workbench.errors import RunError, TrackingError
 from workbench.home import Home
 from workbench.tracking import SINGLE, Outcome, Tracker, open_tracker
 from workbench.tracking_database import ExperimentDeleted, ServerAway, absolute
-from workbench.tracking_launches import STUDY, SUMMARY, latest_launch, read_launches
+from workbench.tracking_launches import STUDY, SUMMARY, latest_launch, read_launches, read_study_part
 from workbench.tracking_report import StudyReport, read_report_cursor
 from workbench.tracking_schema import KILLED, effective_status, read_cursor, settled_mark, without_password
 
@@ -158,15 +158,16 @@ def _sync_study(
                 on_run(run_dir, tracker)
         return
     with contextlib.closing(tracker):
-        if study is not None:
-            _ensure_launch(tracker, home, study)
+        if study is not None and not _ensure_launch(tracker, home, study, report):
+            report.counts[Outcome.REFUSED] += len(run_dirs)
+            return
         before = report.counts[Outcome.DELIVERED]
         for run_dir in run_dirs:
             outcome = _deliver(tracker, run_dir, report)
             if on_run is not None:
                 on_run(run_dir, outcome)
         if study is not None and not report.away:
-            _settle_launches(tracker, home, study)
+            _settle_launches(tracker, home, study, report)
             if build_report is not None:
                 new = report.counts[Outcome.DELIVERED] > before
                 _show_report(tracker, home, study, build_report, report, new=new)
@@ -198,11 +199,17 @@ def _open(uri: str | None, study: str | None, home: Home) -> MlflowTracker:
     return tracker
 
 
-def _ensure_launch(tracker: MlflowTracker, home: Home, study: str) -> None:
-    """A parent for the study's runs on a server that has not seen the study yet, or has lost it."""
-    specification = home.study(study) / STUDY
-    if specification.exists():
-        tracker.ensure_launch(study, files.read_json(specification))
+def _ensure_launch(tracker: MlflowTracker, home: Home, study: str, report: SyncReport) -> bool:
+    """A parent for the study's runs on a server that has not seen the study yet, or has lost it. False where they
+    have to wait for one, as nobody can read what the study is: they would stay outside it for good."""
+    try:
+        spec = read_study_part(home, study, STUDY)
+    except RunError as error:
+        report.problems.append(f"{error}, then give the same command again")
+        return tracker.ensure_launch(study, None) is not None
+    if spec is not None:
+        tracker.ensure_launch(study, spec)
+    return True
 
 
 def _deliver(tracker: Tracker, run_dir: Path, report: SyncReport) -> Outcome | None:
@@ -237,14 +244,18 @@ def _show_report(
         report.reports += 1
 
 
-def _settle_launches(tracker: MlflowTracker, home: Home, study: str) -> None:
+def _settle_launches(tracker: MlflowTracker, home: Home, study: str, report: SyncReport) -> None:
     """End launches that nobody will end any more: shown by ``sync`` alone, or their process was killed."""
-    summary = home.study(study) / SUMMARY
     for launch in read_launches(home, study):
         ours = launch.pid == os.getpid()
         if launch.tracking_uri != tracker.uri or launch.status != "RUNNING" or not (ours or launch.gone):
             continue
-        if summary.exists() and (ours or summary.stat().st_mtime >= launch.started):
-            tracker.finish_study(launch.run_id, files.read_json(summary), [])
+        try:
+            summary = read_study_part(home, study, SUMMARY)
+        except RunError as error:
+            report.problems.append(f"{error}, then give the same command again")
+            return
+        if summary is not None and (ours or (home.study(study) / SUMMARY).stat().st_mtime >= launch.started):
+            tracker.finish_study(launch.run_id, summary, [])
         elif not ours:
             tracker.stop_study(launch.run_id)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from workbench.errors import RunError
 from workbench.home import Home
 from workbench.records import Evaluation
 from workbench.runner import execute
+from workbench.tracking import open_tracker
 
 pytestmark = pytest.mark.slow
 
@@ -86,6 +89,90 @@ def test_what_a_power_failure_leaves_in_the_logs_is_forgotten(whole: Path) -> No
     with (run_dir / "evaluations.jsonl").open("ab") as file:
         file.write(b'{"step": 14, "tokens": 1\xc3')
     require_like_whole(whole, run_dir)
+
+
+def without(key: str) -> Callable[[bytes], bytes]:
+    def changed(line: bytes) -> bytes:
+        row = json.loads(line)
+        del row[key]
+        return json.dumps(row).encode()
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("metrics.jsonl", lambda _: b"{}", r"metrics\.jsonl is damaged: line 1: step is missing"),
+        ("metrics.jsonl", without("loss"), r"metrics\.jsonl is damaged: line 1: loss is missing"),
+        ("evaluations.jsonl", without("brier"), r"evaluations\.jsonl is damaged: line 1: brier is missing"),
+        ("samples.jsonl", without("step"), r"samples\.jsonl is damaged: line 1: step is missing"),
+        ("samples.jsonl", without("text"), r"samples\.jsonl is damaged: line 1: text is missing"),
+    ],
+)
+def test_a_damaged_line_is_told_before_a_run_goes_on(
+    whole: Path, name: str, change: Callable[[bytes], bytes], words: str
+) -> None:
+    """Nothing is written, so that the same command continues once the line is mended."""
+    run_dir = stopped(whole, f"line-{abs(hash(words))}")
+    path = run_dir / name
+    sound = path.read_bytes()
+    first, rest = sound.split(b"\n", 1)
+    path.write_bytes(change(first) + b"\n" + rest)
+    before = contents(run_dir)
+    config, home = tiny_config(whole)
+    with pytest.raises(RunError, match=rf"{words}.*; bring the file back from a copy, or delete that line"):
+        execute(config, run_dir, home=home)
+    assert contents(run_dir) == before
+    assert records.read_record(run_dir).status == "interrupted"
+    path.write_bytes(sound)
+    require_like_whole(whole, run_dir)
+
+
+def contents(run_dir: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(run_dir)): path.read_bytes()
+        for path in run_dir.rglob("*")
+        if path.is_file() and not path.name.endswith(".lock")
+    }
+
+
+def test_what_somebody_has_put_beside_the_texts(whole: Path) -> None:
+    run_dir = stopped(whole, "beside")
+    folder = run_dir / records.SAMPLE_TEXTS
+    (folder / "step-foo.txt").write_text("mine")
+    (folder / "step-00000099.txt").write_text("of a session that has got further")
+    (folder / "step-00000098.txt").mkdir()
+    require_like_whole(whole, run_dir)
+    assert (folder / "step-foo.txt").read_text() == "mine"
+    assert not (folder / "step-00000099.txt").exists()
+
+
+def test_what_a_run_can_do_without_fails_nothing(
+    whole: Path, tracking_database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_dir = stopped(whole, "system")
+    (run_dir / "system.jsonl").write_text("{}\n{}\n")
+    config, home = tiny_config(whole)
+    shutil.copy(tracking_database, home.root / "mlflow.db")
+    with closing(open_tracker(None, experiment="single", home=home)) as tracker:
+        assert execute(config, run_dir, home=home, tracker=tracker).status == "completed"
+    assert "system.jsonl is damaged: line 1: sample is missing" in caplog.text
+    assert traces(run_dir) == traces(home.root / "whole")
+
+
+def test_a_damaged_report_of_the_autoencoder_fails_nothing(whole: Path, tmp_path: Path) -> None:
+    config, home = tiny_config(whole)
+    message = (
+        r"autoencoder\.json is damaged: .* is missing .*; bring it back from a copy, or delete the run's folder"
+    )
+    run_dir = stopped(whole, "report")
+    shutil.copytree(home.root / "whole", tmp_path / "whole")
+    for folder, status in ((run_dir, "interrupted"), (tmp_path / "whole", "completed")):
+        (folder / records.AUTOENCODER).write_text("{}")
+        with pytest.raises(RunError, match=message):
+            execute(config, folder, home=home)
+        assert records.read_record(folder).status == status
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations.jsonl", "samples.jsonl"])

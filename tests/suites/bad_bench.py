@@ -24,6 +24,9 @@ class Bench:
         self.place = place
         self.commands = 0
         self.show = False
+        self.short = False
+        """Reports, and lists of studies but for the first, are left out: they take a second whatever is given."""
+        self.lists = 0
         self.turns = 0
         self.answers: Counter[int] = Counter()
         self.texts = place.root / "a" / "texts"
@@ -48,6 +51,9 @@ class Bench:
             self.trained = True
 
     def calm(self, *arguments: str | Path) -> Problems:
+        self.lists += arguments[:2] == ("study", "list")
+        if self.short and arguments[:2] == ("study", "list") and self.lists > 1:
+            return []
         return self.ended(*arguments)[1]
 
     def ended(self, *arguments: str | Path) -> tuple[Ended, Problems]:

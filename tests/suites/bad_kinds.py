@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.suites import bad_commands as commands
 from tests.suites import bad_folders as folders
 from tests.suites import bad_inputs as bad
+from tests.suites import bad_resumed as resumed
 from tests.suites import bad_tables
 from tests.suites.bad_bench import Bench
 from tests.suites.tiny_runs import tree
@@ -69,6 +70,15 @@ KINDS: tuple[tuple[Any, ...], ...] = (
     ),
     ("damaged trained", 40, folders.trained_damage, folders.damaged_trained, 1),
     ("damaged study", 24, folders.study_damage, folders.damaged_study, 1),
+    ("damaged resumed", 80, resumed.resumed_damage, resumed.damaged_resumed, 1, resumed.RESUMED),
+    (
+        "damaged synchronised",
+        30,
+        resumed.synchronised_damage,
+        resumed.damaged_synchronised,
+        1,
+        resumed.SYNCHRONISED,
+    ),
 )
 """Name, share of the inputs, the inputs, what is done with one, how many it is."""
 

@@ -56,7 +56,8 @@ def sync(
 ) -> None:
     """Deliver to MLflow whatever it does not have of the runs under --home, and the reports of their studies.
     What was killed without a word is shown as killed. Exit code 1 where a run could not be delivered (its folder
-    cannot be read, it was deleted there), 2 where the server does not answer or stops answering: again later."""
+    cannot be read, it was deleted there) or a study's files are damaged, 2 where the server
+    does not answer or stops answering: again later."""
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -93,5 +94,5 @@ def sync(
     console.print(f"{total} runs: {report}", markup=False, soft_wrap=True)
     if report.away:
         raise TrackingError("the tracking server stopped answering; run calm sync again to deliver the rest")
-    if report.failed:
+    if report.failed or report.problems:
         raise typer.Exit(1)

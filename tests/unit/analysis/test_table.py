@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -28,6 +29,38 @@ def test_one_row_a_run_with_its_parameters_and_last_scores(table: RunTable) -> N
     assert pd.isna(baseline["K"])
     assert baseline["autoencoder_train_flops"] == 0
     assert pd.isna(baseline["autoencoder.latent_dim"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_complete": {}}, "num_complete is {}, a whole number is wanted"),
+        ({"num_complete": "many"}, "num_complete is 'many'"),
+        ({"importance": [1]}, "importance is [1], a share of 1 for every parameter is wanted"),
+        ({"importance": {"model.chunk_size": "x"}}, "importance is {'model.chunk_size': 'x'}"),
+        ({"importance": {"model.chunk_size": 10**400}}, "importance is {'model.chunk_size': 1000"),
+    ],
+)
+def test_a_summary_that_no_study_writes_is_a_warning(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    """A report takes it for numbers."""
+    write_study_files(tmp_path / "s", complete=20)
+    make_run_folder(tmp_path / "s" / "run", num_points=2, num_evaluations=2, num_windows=8)
+    path = tmp_path / "s" / "summary.json"
+    assert load_runs(tmp_path, ["s"]).warnings == []
+    files.write_json(path, {**files.read_json(path), **changes})
+    table = load_runs(tmp_path, ["s"])
+    assert any(f"s/summary.json cannot be read: {words}" in warning for warning in table.warnings), table.warnings
+    assert table.studies["s"].summary == {}
+
+
+@pytest.mark.parametrize("parameters", [5, "x", None, [["a"]]])
+def test_parameters_that_are_none(tmp_path: Path, parameters: Any) -> None:
+    write_study_files(tmp_path / "s")
+    make_run_folder(tmp_path / "s" / "run", num_points=2, num_evaluations=2, num_windows=8)
+    path = tmp_path / "s" / "study.json"
+    files.write_json(path, {**files.read_json(path), "parameters": parameters})
+    info = load_runs(tmp_path, ["s"]).studies["s"]
+    assert (info.parameters, info.dimensions) == (["['a']"] if isinstance(parameters, list) else [], {})
 
 
 def test_unfinished_runs_keep_their_last_evaluation_but_not_the_budget(table: RunTable) -> None:

@@ -96,6 +96,43 @@ def test_the_probe_runs_once_and_is_told(home, monkeypatch):
     assert len(tried) == 6, "another model is tried anew"
 
 
+ROW = {"workers": 4, "threads": 1, "flops_per_second": 4.0, "memory": GB}
+OTHERS = [
+    {**ROW, "workers": 2, "threads": 2},
+    {**ROW, "workers": 1, "threads": 4},
+]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{broken",
+        "[{}]",
+        "[]",
+        "5",
+        "null",
+        "[[1]]",
+        json.dumps([ROW]),
+        json.dumps([ROW, *OTHERS, ROW]),
+        json.dumps([{**ROW, "flops_per_second": float("nan")}, *OTHERS]),
+        json.dumps([{**ROW, "memory": float("inf")}, *OTHERS]),
+        json.dumps([{**ROW, "memory": "much"}, *OTHERS]),
+        json.dumps([{**ROW, "workers": 0}, *OTHERS]),
+    ],
+)
+def test_a_damaged_probe_is_made_again(home, monkeypatch, content):
+    monkeypatch.setattr(staffing, "measure_split", lambda _, split, __: Measured(split, float(split.workers), GB))
+    spec, notes = tiny_spec(), []
+    sound = choose_staffing(spec, home, workers=None, threads=None)
+    (path,) = (home.cache / "probes").glob("*.json")
+    before = path.read_text()
+    path.write_text(content)
+    assert "assumed" in planned_staffing(spec, home, workers=None, threads=None).reason
+    assert choose_staffing(spec, home, workers=None, threads=None, note=notes.append) == sound
+    assert len(notes) == 1
+    assert path.read_text() == before
+
+
 def test_a_failed_probe_is_not_remembered(home):
     config = staffing.first_config(tiny_spec())
     answers = [None, Measured(Split(1, 4), 1.0, GB)]

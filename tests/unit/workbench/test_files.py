@@ -271,16 +271,22 @@ class TestJsonLines:
             assert [row["step"] for row in rows] == list(range(len(rows)))
             assert len(rows) >= acknowledged
 
-    def test_keeping_some_lines(self, tmp_path: Path) -> None:
+    def test_some_lines_with_their_numbers(self, tmp_path: Path) -> None:
         path = tmp_path / "m.jsonl"
-        files.keep_json_lines(path, lambda row: True)
-        assert not path.exists()
-        path.write_bytes(b'{"step": 1}\n\0\0\0\n{"step": 7}\n')
-        with pytest.raises(RunError, match="line 2 is not a JSON object"):
-            files.keep_json_lines(path, lambda row: row["step"] <= 7)
-        assert path.read_bytes().count(b"\n") == 3, "left as it was"
-        files.keep_json_lines(path, lambda row: row["step"] <= 1)
-        assert path.read_text() == '{"step": 1}\n', "what nobody wants may be damaged"
+        assert files.numbered_json_lines(path) == []
+        path.write_bytes(b'{"step": 1}\n\n\0\0\0\n{"step": 7}\n')
+        with pytest.raises(RunError, match="line 3 is not a JSON object"):
+            files.numbered_json_lines(path, lambda row: row["step"] <= 7)
+        some = files.numbered_json_lines(path, lambda row: row["step"] <= 1)
+        assert some == [(1, {"step": 1})], "what follows what nobody wants may be damaged"
+        path.write_bytes(b'\n{"step": 1}\n\n{"step": 7}\n')
+        assert files.numbered_json_lines(path) == [(2, {"step": 1}), (4, {"step": 7})]
+
+    def test_a_line_nested_too_deeply(self, tmp_path: Path) -> None:
+        path = tmp_path / "m.jsonl"
+        path.write_bytes(b"[" * 100_000 + b'\n{"step": 7}\n')
+        with pytest.raises(RunError, match="line 1 is not a JSON object"):
+            files.read_json_lines(path)
 
 
 class TestClaimed:

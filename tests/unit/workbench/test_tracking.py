@@ -20,7 +20,7 @@ from tests.suites.tracker_suite import Shown, TrackerSuite, set_record
 from workbench import files, records
 from workbench.home import Home, open_home
 from workbench.system_usage import SYSTEM, SystemPoint
-from workbench.tracking import NullTracker, Outcome, Tracker, link, open_tracker
+from workbench.tracking import NullTracker, Outcome, Tracker, deliver_at_work, link, open_tracker
 from workbench.tracking_launches import read_launches
 
 
@@ -229,3 +229,14 @@ def test_another_process_finds_the_parent_of_a_study(home: Home) -> None:
     worker = open_tracker(None, experiment="demo", home=home)
     worker.deliver(run_dir)
     assert look(worker, run_dir).parent == parent
+
+
+def test_a_damaged_file_of_an_earlier_session_ends_no_run(
+    tracker: Tracker, run_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (run_dir / "system.jsonl").write_text("{}\n")
+    deliver_at_work(tracker, run_dir, parent=None, final=False)
+    assert caplog.text == ""
+    deliver_at_work(tracker, run_dir, parent=None, final=True)
+    assert "system.jsonl is damaged: line 1: sample is missing" in caplog.text
+    assert "then deliver the run with: calm sync" in caplog.text

@@ -125,6 +125,57 @@ def test_sync_goes_on_after_a_run_that_cannot_be_read(home: Home) -> None:
     assert link(second) is not None
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("content", ["{broken", "[1]"])
+@pytest.mark.parametrize("name", ["study.json", "summary.json"])
+def test_a_damaged_file_of_a_study_does_not_keep_others_back(home: Home, name: str, content: str) -> None:
+    """One problem; the study's runs wait for a launch that they would stand outside of for good."""
+    run_dirs = make_study(home)
+    other = make_run_folder(home.study("other") / "t0", study="other")
+    path = home.study("demo") / name
+    path.write_text(content)
+    report = sync(home)
+    waiting = 2 if name == "study.json" else 0
+    assert (report.counts[Outcome.REFUSED], report.counts[Outcome.DELIVERED]) == (waiting, 3 - waiting)
+    assert len(report.problems) == 1
+    assert f"{path} cannot be read" in report.problems[0]
+    assert "bring it back from a copy, then give the same command again" in report.problems[0]
+    assert link(other) is not None
+    files.write_json(path, {"question": "Does K matter?"})
+    assert sync(home).problems == []
+    (launch,) = read_launches(home, "demo")
+    tracker = open_tracker(None, experiment="demo", home=home)
+    assert [look(tracker, run_dir).parent for run_dir in run_dirs] == [launch.run_id] * 2
+
+
+def test_a_launch_that_is_there_needs_no_specification(home: Home) -> None:
+    make_study(home, num_runs=1)
+    sync(home)
+    new = make_run_folder(home.study("demo") / "t9", study="demo", seed=9)
+    (home.study("demo") / "study.json").write_text("{broken")
+    report = sync(home)
+    assert (report.counts[Outcome.DELIVERED], len(report.problems)) == (1, 1)
+    (launch,) = read_launches(home, "demo")
+    assert look(open_tracker(None, experiment="demo", home=home), new).parent == launch.run_id
+
+
+def test_a_run_outlives_a_launch_that_cannot_be_made(home: Home, caplog: pytest.LogCaptureFixture) -> None:
+    (run_dir,) = make_study(home, num_runs=1)
+    (home.study("demo") / "study.json").write_text("[1]")
+    tracker = open_tracker(None, experiment="demo", home=home)
+    assert tracker.mirror(run_dir, final=True) is Outcome.REFUSED
+    assert "a mapping is wanted, found list" in caplog.text
+
+
+def test_a_summary_of_numbers_that_no_float_holds(home: Home) -> None:
+    make_study(home, num_runs=1)
+    files.write_json(home.study("demo") / "summary.json", {"num_trials": 10**400, "best": 3})
+    sync(home)
+    (launch,) = read_launches(home, "demo")
+    parent = client(open_tracker(None, experiment="demo", home=home)).get_run(launch.run_id)
+    assert (parent.info.status, parent.data.metrics) == ("FINISHED", {"study/best": 3.0})
+
+
 # Commands
 
 
@@ -180,6 +231,13 @@ def test_calm_sync_of_a_run_that_cannot_be_read(
     result = CliRunner().invoke(app, ["sync", "--home", str(home.root)])
     assert result.exit_code == 1
     assert "1 delivered, 0 already complete, 1 failed" in result.output
+
+
+def test_calm_sync_with_a_damaged_study_ends_with_1(app: typer.Typer, home: Home) -> None:
+    make_study(home, num_runs=1)
+    (home.study("demo") / "summary.json").write_text("5")
+    result = CliRunner().invoke(app, ["sync", "--home", str(home.root)])
+    assert (result.exit_code, "found int" in result.output) == (1, True)
 
 
 @pytest.mark.slow
