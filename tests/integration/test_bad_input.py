@@ -1,10 +1,11 @@
 """Bad input of every kind through the command line, generated; and by name what once ended in a traceback.
 
-``tests/chaos/bad_inputs.py`` gives thousands of them; here are a few of the quick kinds."""
+``tests/chaos/bad_inputs.py`` gives thousands of them; here are a few of every kind."""
 
 from __future__ import annotations
 
 import os
+import string
 import subprocess
 import sys
 import time
@@ -39,6 +40,8 @@ from workbench.yaml_reading import read_yaml
 QUICK = ("configuration", "assignment", "table", "parquet", "launch name", "corpus path")
 """Kinds whose commands take a few hundredths of a second."""
 EACH = 12
+FEW = 3
+"""Examples of the others."""
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +62,14 @@ def calm(bench: Bench) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", [kind[0] for kind in bad_kinds.KINDS])
 def test_generated_input_is_answered(bench: Bench, name: str) -> None:
     """Neither a traceback nor a file outside the home, whatever is given."""
     _, _, inputs, use, *_ = next(kind for kind in bad_kinds.KINDS if kind[0] == name)
+    num = EACH if name in QUICK else FEW
 
     @hypothesis.settings(
-        max_examples=EACH,
+        max_examples=num,
         derandomize=True,
         database=None,
         deadline=None,
@@ -77,9 +81,9 @@ def test_generated_input_is_answered(bench: Bench, name: str) -> None:
         assert use(bench, given) == []
         assert bench.place.strays() == []
 
-    before = bench.commands
+    before, bench.short, bench.lists = bench.commands, True, 0
     answered()
-    assert bench.commands >= before + EACH // 2
+    assert bench.commands >= before + num // 2
 
 
 def test_the_watch_sees_what_it_is_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +297,18 @@ class TestReport:
 
 class TestTime:
     """Work that grew with the square of a length."""
+
+    @pytest.mark.slow
+    def test_two_hundred_thousand_tiny_documents(self, bench: Bench, calm: Any) -> None:
+        letters = string.ascii_letters + string.digits
+        lines = "".join(f'{{"text": "{letter}"}}\n' for letter in letters)
+        path = bench.place.write((lines * (200_000 // len(letters))).encode(), ".jsonl")
+        began = time.process_time()
+        ended = calm(
+            "train", bench.config, "--tracking-uri=none", f'--set=data.corpus="json:{path}"', "--name=tiny-ones"
+        )
+        assert (ended.problem, ended.code) == (None, 0), ended.err
+        assert time.process_time() - began < 8
 
     @pytest.mark.parametrize("text", ["a" + " " * 300_000 + "b", "e" + "\u0301\u0323" * 60_000, "\n" * 300_000])
     def test_cleaning(self, text: str) -> None:

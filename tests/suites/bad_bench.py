@@ -25,7 +25,8 @@ class Bench:
         self.commands = 0
         self.show = False
         self.short = False
-        """Reports, and lists of studies but for the first, are left out: they take a second whatever is given."""
+        """Reports, and lists of studies but for the first, are left out: they take a second whatever is given. And
+        fewer folders are made."""
         self.lists = 0
         self.turns = 0
         self.answers: Counter[int] = Counter()
