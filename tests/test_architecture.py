@@ -71,7 +71,8 @@ TORCH_FREE = ["ahead", "api", "aside", "batches", "bottleneck_words", "code_stat
               "ngram", "overlap", "own_heads", "pairs", "positions", "processes", "progress",
               "pretrained_tokenizer", "rank_place", "rank_watch", "records", "run_logs", "run_names", "room",
               "run_plots", "saving", "schedule", "sections", "seeds", "splits", "stored", "system_usage",
-              "text_stream", "tokenizer", "tracking", "tracking_schema", "uncertainty", "yaml_reading"]  # fmt: skip
+              "text_stream", "tokenizer", "tracking", "tracking_schema", "uncertainty",
+              "yaml_reading"]  # fmt: skip
 HEAVY = {"torch", "mlflow", "optuna", "pandas", "pydantic", "matplotlib", "datasets", "numpy", "scipy", "rich",
          "yaml", "safetensors", "transformers", "seaborn"}  # fmt: skip
 
