@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from tests.suites.command_line import Command, write_config
+from tests.suites.run_folders import make_run_folder
 from tests.suites.tiny_runs import leftovers, tree, write_text
 from workbench import processes, records
 
@@ -72,6 +73,17 @@ def test_what_the_environment_says_holds_for_every_command(option: str, variable
     }
     assert len(found) > 4
     assert set(found.values()) == {variable}, found
+
+
+def test_trainings_that_are_not_tracked_are_delivered_later_all_the_same(
+    calm: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = folder / "later"
+    make_run_folder(home / "single" / "r", plots=False)
+    monkeypatch.setenv("CALM_TRACKING_URI", "none")
+    assert "1 delivered" in calm("sync", "--home", home).out
+    assert calm("models", "--home", home).code == 0
+    assert "1 delivered" not in calm("sync", "--home", home, "--tracking-uri", "none").out
 
 
 class TestHelp:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.suites.command_line import Command, Done
 from tests.suites.released_weights import Folders, settings, tokenizer_json, write_folders
-from workbench.records import RunRecord
+from workbench.records import RunRecord, read_record
 
 ANYWAY = ("--set", "train.stop_diverged=false")
 """Random weights are no use, and their autoencoder gets no token right."""
@@ -108,4 +108,8 @@ def test_a_beginning_by_its_name(calm: Command, tmp_path: Path) -> None:
     (tuned,) = (tmp_path / "runs" / "single").glob("tuned-*")
     stopped = calm("train", config, "--name", "x", "--tracking-uri", "none", "--set", f"train.init_from={tuned}")
     assert stopped.code == 1
-    assert "is not trained further: take a text like" in " ".join((stopped.out + stopped.err).split())
+    (run_dir,) = (tmp_path / "runs" / "single").glob("x-*")
+    said = [
+        diagnostic.message for diagnostic in read_record(run_dir).diagnostics if diagnostic.code == "collapsed"
+    ]
+    assert "is not trained further: take a text like" in said[0]

@@ -28,6 +28,23 @@ TrackingOption = Annotated[
         help="MLflow server or database; default: the database of the home; 'none': no tracking.",
     ),
 ]
+
+
+def _but_not_none(context: typer.Context, given: str | None) -> str | None:
+    """Where the environment says that trainings are not tracked, what is asked for a server is the home's own."""
+    source = context.get_parameter_source("tracking_uri")
+    return None if given == "none" and source is not None and source.name == "ENVIRONMENT" else given
+
+
+ServerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        envvar="CALM_TRACKING_URI",
+        callback=_but_not_none,
+        help="MLflow server or database; default: the database of the home.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 HeadSamplingOption = Annotated[
     list[str] | None,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.options import HomeOption, JsonOption, TrackingOption
+from workbench.cli.options import HomeOption, JsonOption, ServerOption
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +25,7 @@ def register_run(
         str | None, typer.Option("--alias", help="Let this name (for example champion) mean the version.")
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="A new version also of a run that has one.")] = False,
-    tracking_uri: TrackingOption = None,
+    tracking_uri: ServerOption = None,
     home: HomeOption = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:
@@ -55,7 +55,7 @@ def register_run(
 
 
 def models(
-    tracking_uri: TrackingOption = None,
+    tracking_uri: ServerOption = None,
     home: HomeOption = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.options import HomeOption, TrackingOption
+from workbench.cli.options import HomeOption, ServerOption
 
 if TYPE_CHECKING:
     from workbench.tracking_report import StudyReport
@@ -52,7 +52,7 @@ def ui(
 
 def sync(
     home: HomeOption = Path("runs"),
-    tracking_uri: TrackingOption = None,
+    tracking_uri: ServerOption = None,
 ) -> None:
     """Deliver to MLflow whatever it does not have of the runs under --home, and the reports of their studies.
     What was killed without a word is shown as killed. Exit code 1 where a run could not be delivered (its folder

@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 
 from workbench import api
 from workbench.cli import app
-from workbench.cli.released import _folder
 from workbench.errors import ConfigError, StudyError
 from workbench.home import open_home
 
@@ -42,4 +41,4 @@ def test_a_study_of_another_home_is_none_of_this_one(tmp_path: Path) -> None:
     other.mkdir()
     (other / "study.json").write_text("{}", encoding="utf-8")
     with pytest.raises(StudyError, match="there is no study"):
-        _folder(open_home(tmp_path / "runs"), "theirs", "../other/joint-quick")
+        api.import_weights("a", "b", name="theirs", study="../other/joint-quick", home=tmp_path / "runs")
