@@ -228,6 +228,8 @@ def _read(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise RunError(f"{path} is damaged: wanted is an object, it holds {type(found).__name__}")
     if not any(name in found for name in _OURS):
+        if "step" not in found:  # which would be taken for the beginning
+            raise RunError(f"{path} is damaged: it has no step")
         return found
     if type(found.get("format")) is not int or found["format"] != FORMAT:
         raise RunError(

@@ -193,8 +193,8 @@ def test_numbers_that_are_none(folder: Path, value: str) -> None:
         load(folder)
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "7", "null", "\x00\x00", '{"step": ', "Ä"])
-def test_a_state_that_is_no_object(folder: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["", "{}", "[1]", "7", "null", "\x00\x00", '{"step": ', "Ä"])
+def test_a_state_that_is_none(folder: Path, text: str) -> None:
     (folder / "state.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(RunError, match=r"state\.json is damaged"):
         checkpoint.find(folder)
