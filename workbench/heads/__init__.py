@@ -22,5 +22,5 @@ def build_head(config: HeadConfig, *, hidden_dim: int, latent_dim: int) -> Head:
     kind: Any = HEADS.get(config.kind) or own_heads.find(config.kind).head
     head: Head = kind(config, hidden_dim=hidden_dim, latent_dim=latent_dim)
     if config.kind not in HEADS:
-        contract.require_weights(head)
+        contract.complete(head, config)
     return head

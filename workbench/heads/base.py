@@ -29,7 +29,8 @@ class Head(nn.Module, abc.ABC):
     section: ClassVar[type[HeadSection]]
     """What ``config`` is an instance of; of a head from outside a subclass of ``OwnHeadConfig``."""
     config: Any
-    """Its section of the configuration (``workbench.head_sections``)."""
+    """Its section of the configuration (``workbench.head_sections``). A head from outside that does not keep it is
+    given it when it is built."""
 
     @classmethod
     def counts(cls, config: Any, width: int, latent_dim: int) -> HeadCounts:

@@ -24,8 +24,19 @@ def built(head_class: Any, config: Any, width: int, latent_dim: int) -> Any:
     """A head of that class. Raises HeadError where its code fails or its weights cannot be trained and saved."""
     with layers.drawn_from(_generator()), own_code(head_class, "__init__"):
         head = head_class(config, hidden_dim=width, latent_dim=latent_dim)
-    require_weights(head)
+    complete(head, config)
     return head
+
+
+def complete(head: Any, config: Any) -> None:
+    """A head that does not keep its section itself gets it as ``config``. Raises HeadError for one that keeps
+    something else there, and for weights that cannot be trained and saved."""
+    if getattr(head, "config", None) is None:
+        head.config = config
+    if not isinstance(head.config, type(config)):
+        why = f"config is {type(head.config).__name__}, wanted is the section that __init__ was given"
+        raise _refusal(type(head), "__init__", f"{why}; give what is kept there another name")
+    require_weights(head)
 
 
 def require_weights(head: Any) -> None:

@@ -16,7 +16,7 @@ from tests.suites.small import rng, small_config
 from workbench import flops, own_heads
 from workbench.config import CalmConfig
 from workbench.errors import HeadError, RunError
-from workbench.heads import contract
+from workbench.heads import build_head, contract
 from workbench.model import CalmNetwork
 from workbench.testing.two_modes import check_means, two_modes
 
@@ -85,6 +85,7 @@ BREACHES = [
         "    get_extra_state = lambda self: 3\n    section = Config",
         "line 15): _extra_state is no tensor, and a checkpoint holds nothing else",
     ),
+    (LATENT, f"{LATENT}; self.config = {{}}", "line 14): config is dict, wanted is the section that __init__ was"),
     (LOSS, f"        raise SystemExit(0)\n{LOSS}", "line 18): SystemExit: 0"),
     (LATENT, f"{LATENT}; raise SystemExit", "line 16): SystemExit"),
     ("torch.zeros(latent", "torch.zeroes(latent", "line 16): AttributeError: module 'torch' has no attribute"),
@@ -99,6 +100,19 @@ def test_a_breach_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old:
         flops.describe(small_config(head={"kind": "constant"}))
     assert isinstance(caught.value.__cause__, Exception) == ("Error: " in said), "the cause is kept"
     assert "\n" not in str(caught.value)
+
+
+def test_one_that_does_not_keep_its_section_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for what only sampling needs, which is no matter of the head's own."""
+    keeps = ("self.config, self.mean = config, ", "self.mean = ")
+    monkeypatch.setenv(own_heads.VARIABLE, str(write_head(tmp_path / "mine.py", keeps)))
+    section = own_heads.find("constant").section(spread=2.0)
+    for head in (
+        build_head(section, hidden_dim=4, latent_dim=3),
+        contract.built(own_heads.find("constant").head, section, 4, 3),
+    ):
+        assert head.config is section
+        assert head.with_sampling().config == section
 
 
 def test_values_need_not_be_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
