@@ -95,7 +95,7 @@ def execute(
     recorded in the folder before it is raised again."""
     run_dir = Path(run_dir)
     require_fit(config, ranks.world)
-    existing = existing_record(run_dir, config)
+    existing = existing_record(run_dir, config, home)
     if existing is not None and existing.status in FINISHED:
         files.remove_halves(run_dir, f".{records.CHECKPOINT}.*")  # killed at the very last of its writes
         return existing
@@ -104,7 +104,7 @@ def execute(
     require_room_for_run(config, run_dir, home.cache)
     inputs = prepare_inputs(config, home, display=display)
     with files.claimed(run_dir):
-        existing = existing_record(run_dir, config)  # again: another process may have ended it meanwhile
+        existing = existing_record(run_dir, config, home)  # again: another process may have ended it meanwhile
         if existing is not None and existing.status in FINISHED:
             return existing
         if existing is not None:

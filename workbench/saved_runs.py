@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,8 @@ from workbench import checkpoint, files, machine, processes, records, run_logs
 from workbench.build import build_model, has_autoencoder, prepare_inputs
 from workbench.config import RunConfig
 from workbench.config_file import is_same_run, stored_config, with_head_sampling
-from workbench.data import Corpus
-from workbench.errors import RunError
+from workbench.data import Corpus, prepare
+from workbench.errors import DataError, OutputError, RunError
 from workbench.finite import all_finite
 from workbench.home import Home
 from workbench.language_model import LanguageModel
@@ -92,10 +93,10 @@ def load_run(run_dir: Path | str, home: Home, overrides: Mapping[str, Any] | Non
     )
 
 
-def existing_record(run_dir: Path, config: RunConfig) -> RunRecord | None:
+def existing_record(run_dir: Path, config: RunConfig, home: Home) -> RunRecord | None:
     """Of the run in the folder, if there is one. Raises RunError where it is of another configuration, or where
     something is damaged that is read when it goes on, or that of a finished one nobody would look into before a
-    report."""
+    report, and where a finished one's text has changed."""
     if not (run_dir / records.RECORD).exists():
         return None
     record = records.read_record(run_dir)
@@ -106,11 +107,20 @@ def existing_record(run_dir: Path, config: RunConfig) -> RunRecord | None:
         )
     if record.status in records.FINISHED:
         run_logs.require_whole(run_dir)
+        _require_unchanged_text(record, config, run_dir, home)
     elif (step := checkpoint.reached(run_dir / records.CHECKPOINT)) is not None:
         run_logs.require_continuable(run_dir, step)
     if has_autoencoder(run_dir):
         records.read_autoencoder_report(run_dir)
     return record
+
+
+def _require_unchanged_text(record: RunRecord, config: RunConfig, run_dir: Path, home: Home) -> None:
+    """Its result is no answer for another text. One that is not there any more changes nothing, and the hub is
+    not asked. Raises RunError."""
+    if config.data.hub is None:
+        with contextlib.suppress(DataError, OutputError):
+            require_same_text(record, prepare(with_kept(config, run_dir).data, home.cache), run_dir)
 
 
 def require_same_text(record: RunRecord, corpus: Corpus, run_dir: Path) -> None:

@@ -196,6 +196,22 @@ class TestChangedSurroundings:
         assert records.read_record(run_dir) == before
 
     @pytest.mark.slow
+    def test_a_finished_run_is_no_answer_for_other_text(self, tmp_path: Path) -> None:
+        """One whose text is gone is what it was."""
+        config, home = tiny_config(tmp_path, {"train.train_tokens": 256}, **BASELINE)
+        run_dir = home.root / "run"
+        done = execute(config, run_dir, home=home)
+        text = tmp_path / "text.txt"
+        before = text.read_text(encoding="utf-8")
+        text.write_text(before.replace("castle", "garden"), encoding="utf-8")
+        with pytest.raises(RunError, match="was trained on other text"):
+            execute(config, run_dir, home=home)
+        text.unlink()
+        assert execute(config, run_dir, home=home) == done
+        text.write_text(before, encoding="utf-8")
+        assert execute(config, run_dir, home=home) == done
+
+    @pytest.mark.slow
     def test_without_the_cache_the_runs_own_autoencoder_goes_on(self, tmp_path: Path, whole: Path) -> None:
         config, home, run_dir = self.interrupted(tmp_path)
         own = (run_dir / records.AUTOENCODER_WEIGHTS).read_bytes()
