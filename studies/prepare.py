@@ -21,6 +21,7 @@ from studies.address import KEY as STORAGE
 from studies.address import address, is_of, to_stored
 from studies.beginnings import check_beginnings
 from studies.claim import claim
+from studies.left import require_texts, require_texts_left
 from studies.objective import DEFAULT_RUNNER
 from studies.pins import ATTRIBUTE, Pin, pin, pinned
 from studies.room import require_room_for_study
@@ -205,7 +206,8 @@ def _continue(
     url: str,
     connected: database.PatientStorage,
 ) -> Launch:
-    """An existing launch, with more trials where they were asked for."""
+    """An existing launch, with more trials where they were asked for. Raises StudyError for other differences, and
+    DataError where a text of what is left to run is not there; nothing is changed then."""
     loaded = storage.load(name, connected)
     assert loaded is not None
     search, cells = loaded
@@ -217,6 +219,8 @@ def _continue(
     asked = pinned(asked, [Pin(*one) for one in search.user_attrs.get(ATTRIBUTE, [])])
     _refuse_differences(stored, asked)
     spec = stored.model_copy(update={"trials": asked.trials})
+    if options.execute == DEFAULT_RUNNER:
+        require_texts_left(spec, search, cells, only_queued=options.only_queued)
     if spec != stored:
         storage.store_spec(search, spec)
     return Launch(home, url, spec, search, cells)
@@ -360,12 +364,16 @@ def _study_of(home: Home, launch: str) -> object:
         return None
 
 
-def retry(launch: Launch) -> list[str]:
-    """Queue every failed trial and cell again; what was queued."""
-    queued = []
+def retry(launch: Launch, execute: str | None = None) -> list[str]:
+    """Queue every failed trial and cell again; what was queued. ``execute``: by what they are run at once.
+
+    Raises DataError where that is the workbench and a text of theirs is not there; nothing is queued then."""
     with database.said_plainly(launch.url, "the same command does it"), launch.claim():
-        for study in (launch.search, launch.cells):
-            for trial in recovery.failed(study):
+        trials, cells = recovery.failed(launch.search), recovery.failed(launch.cells)
+        names = [storage.cell_of(trial) for trial in cells]
+        if execute == DEFAULT_RUNNER:
+            require_texts(launch.spec, search=bool(trials), cells=names)
+        for study, failed in ((launch.search, trials), (launch.cells, cells)):
+            for trial in failed:
                 recovery.requeue(study, trial.number, forgive=True)
-                queued.append(storage.cell_of(trial) or f"trial {trial.number}")
-    return queued
+    return [*(f"trial {trial.number}" for trial in trials), *names]

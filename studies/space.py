@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from studies.run_presets import baseline_tree
@@ -76,13 +76,16 @@ def settings(spec: StudySpec) -> Iterable[dict[str, Scalar]]:
     return ({name: value} for name, row in values.items() for value in row)
 
 
-def distinct_inputs(spec: StudySpec) -> Iterator[tuple[str, RunConfig]]:
+def distinct_inputs(
+    spec: StudySpec, *, search: bool = True, cells: Collection[str] | None = None
+) -> Iterator[tuple[str, RunConfig]]:
     """One run for each text, tokenizer, block length, evaluation and beginning that a study uses, and whose it is
-    (empty for the search's): what has to be there before anything is launched."""
-    search = (("", setting_config(spec, setting)) for setting in settings(spec))
-    cells = ((name, baseline_config(spec, name)) for name in spec.baselines)
+    (empty for the search's): what has to be there before anything is launched. ``search``: with its settings;
+    ``cells``: with these baselines only."""
+    tried = (("", setting_config(spec, setting)) for setting in (settings(spec) if search else ()))
+    baselines = [name for name in spec.baselines if cells is None or name in cells]
     seen = set()
-    for whose, config in itertools.chain(search, cells):
+    for whose, config in itertools.chain(tried, ((name, baseline_config(spec, name)) for name in baselines)):
         train = (config.train.block_len, config.train.init_from)
         key = content_hash([config.data.model_dump(), train, config.eval.model_dump()])
         if key not in seen:

@@ -325,7 +325,8 @@ def retry(
     number = _number_of_workers(workers)
     with home_unless_refused(home) as place:
         launch = find_launch(place, name, storage)
-    queued = [*left_queued(launch), *retry_failed(launch)]
+    runner = execute or DEFAULT_RUNNER
+    queued = [*left_queued(launch), *retry_failed(launch, None if queue else runner)]
     console = _console()
     if not queued:
         console.print(f"{launch.name}: nothing has failed", markup=False)
@@ -342,7 +343,7 @@ def retry(
         tracking_uri=tracking_uri,
         workers=number,
         threads=threads,
-        execute=execute or DEFAULT_RUNNER,
+        execute=runner,
         only_queued=True,
     )
     result = launching.run(options, place, Display(console, launch.name))
