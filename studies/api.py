@@ -53,10 +53,10 @@ def run(
     their own.
 
     ``name``: a study, or the name of a launch. ``preset``: default ``quick``. ``launch``: name of a new launch;
-    default STUDY-PRESET. ``trials``, ``seeds``: instead of the preset's. ``workers``: processes, None lets a short
-    probe choose; ``threads``: of each. ``overrides``: dotted names of the shared configuration. ``storage``: URL
-    of a database that several hosts share. ``tracking_uri``: of MLflow, None for a local database in ``home``,
-    ``"none"`` for none (``calm sync`` delivers later).
+    default STUDY-PRESET. ``trials``, ``seeds``: instead of the preset's. ``workers``: processes, None: as asked
+    for in the last session, or as a short probe says; ``threads``: of each. ``overrides``: dotted names of the
+    shared configuration. ``storage``: URL of a database that several hosts share. ``tracking_uri``: of MLflow,
+    None for a local database in ``home``, ``"none"`` for none (``calm sync`` delivers later).
 
     Raises StudyError for an unknown study or other settings than a launch has, ConfigError for a configuration
     that is not valid, TrackingError where a server refuses and OutputError where nothing can be written."""

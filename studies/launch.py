@@ -21,7 +21,7 @@ from studies.delivery import Delivery, deliver_left
 from studies.display import Display
 from studies.hanging import hurry
 from studies.prepare import SPEC, Options, prepare, read_study_file, write_study_file
-from studies.staffing import Staffing, choose_staffing
+from studies.staffing import Staffing, choose_staffing, last_session
 from studies.storage import Launch
 from workbench import interruption, processes
 from workbench.errors import StudyError
@@ -82,7 +82,8 @@ def _opened(options: Options, home: Home, display: Display) -> Result:
             threads=options.threads,
             execute=options.execute,
             note=display.note,
-        )
+            last=None if options.anew else last_session(stored),
+        ).here()
         display.note(staffing.words())
         return _run(launch, replace(options, tracking_uri=uri), tracker, staffing, display)
 

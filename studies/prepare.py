@@ -59,9 +59,11 @@ class Options:
     storage: str | None = None
     tracking_uri: str | None = None
     workers: int | None = None
-    """Processes; None lets a short probe choose (``studies.staffing``)."""
+    """Processes; None: as asked for in the last session, or as a short probe says (``studies.staffing``)."""
     threads: int | None = None
-    """Of each worker; None shares the cores out."""
+    """Of each worker; None: as in the last session, or OMP_NUM_THREADS, or the cores shared out."""
+    anew: bool = False
+    """Whatever the last session had."""
     execute: str = DEFAULT_RUNNER
     only_queued: bool = False
     """Run what is queued and nothing new: what ``retry`` queued."""

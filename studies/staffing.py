@@ -24,9 +24,9 @@ from typing import Any
 from studies import space
 from studies.objective import DEFAULT_RUNNER
 from studies.spec import StudySpec
-from workbench import files, flops
+from workbench import files, flops, processes
 from workbench.config import RunConfig, content_hash
-from workbench.cores import available_cores, available_memory
+from workbench.cores import asked_threads, available_cores, available_memory
 from workbench.errors import StudyError
 from workbench.home import Home
 
@@ -75,6 +75,13 @@ class Staffing:
     split: Split
     reason: str
     measured: tuple[Measured, ...] = ()
+    asked: tuple[str, ...] = ()
+    """``workers``, ``threads``: what the user said, in this session or one before."""
+    machine: str = ""
+    """Where they are; empty where that is elsewhere, or not known yet."""
+
+    def here(self) -> Staffing:
+        return replace(self, machine=_machine())
 
     def words(self) -> str:
         """One line: ``2 worker(s) x 1 thread(s): fastest of 2 splits tried (2x1: 31, 1x2: 22 GFLOP/s)``."""
@@ -88,10 +95,31 @@ class Staffing:
             "workers": self.split.workers,
             "threads": self.split.threads,
             "reason": self.reason,
+            "asked": list(self.asked),
+            "machine": self.machine,
             "gflops_per_second": {
                 f"{m.split.workers}x{m.split.threads}": round(m.flops_per_second / 1e9, 3) for m in self.measured
             },
         }
+
+
+def last_session(stored: Mapping[str, Any] | None) -> Staffing | None:
+    """How a launch was staffed last, by its study.json; None where that was on another machine, or is not told."""
+    try:
+        found = (stored or {})["staffing"]
+        split = Split(int(found["workers"]), int(found["threads"]))
+        here = found["machine"] == _machine() and split.workers >= 1 and split.threads >= 1
+        return Staffing(split, _AS_BEFORE, asked=tuple(map(str, found["asked"]))) if here else None
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+_AS_BEFORE = "as in the last session"
+
+
+def _machine() -> str:
+    own = processes.this_process()
+    return f"{own['host']} {own.get('machine', '')}".strip()
 
 
 def check_numbers(workers: int | None, threads: int | None) -> None:
@@ -109,24 +137,53 @@ def choose_staffing(
     threads: int | None,
     execute: str = DEFAULT_RUNNER,
     note: Callable[[str], None] = lambda text: None,
+    last: Staffing | None = None,
 ) -> Staffing:
-    """What was asked for, or what the probe says where None was; ``note`` hears of a probe that takes a while.
+    """What was asked for, now or in the ``last`` session, or what the probe says where nothing was; ``note`` hears
+    of a probe that takes a while.
 
     Raises StudyError for a number below 1."""
     check_numbers(workers, threads)
     cores = available_cores()
     if workers is not None:
-        return Staffing(Split(workers, threads or max(1, cores // workers)), "as asked for")
+        return _with_threads(workers, threads, cores, last)
     if threads is not None:
-        most = Split(max(1, cores // threads), threads)
-        return _no_more_than_runs(spec, Staffing(most, f"as many as {cores} core(s) hold"))
+        return _filling(spec, threads, cores, f"as many as {cores} core(s) hold")
+    if last is not None and "workers" in last.asked:
+        return last
+    if last is not None and "threads" in last.asked:
+        why = f"threads {_AS_BEFORE}, workers as many as {cores} core(s) hold"
+        return _filling(spec, last.split.threads, cores, why)
+    # OMP_NUM_THREADS says nothing here: the probe tries workers and threads together
     return _no_more_than_runs(spec, _chosen(spec, home, cores, execute, note))
 
 
-def planned_staffing(spec: StudySpec, home: Home, *, workers: int | None, threads: int | None) -> Staffing:
+def _with_threads(workers: int, threads: int | None, cores: int, last: Staffing | None) -> Staffing:
+    """So many workers as were asked for. A launch keeps its threads: they are part of a run."""
+    if threads is not None:
+        return Staffing(Split(workers, threads), "as asked for", asked=("workers", "threads"))
+    asked: tuple[str, ...] = ("workers",)
+    if last is not None and last.split.workers == workers:
+        threads, why = last.split.threads, f"threads {_AS_BEFORE}"
+        asked = ("workers", "threads") if "threads" in last.asked else asked
+    elif (threads := asked_threads()) is not None:
+        why = "threads by OMP_NUM_THREADS"
+    else:
+        threads, why = max(1, cores // workers), "cores shared out"
+    return Staffing(Split(workers, threads), f"workers as asked for, {why}", asked=asked)
+
+
+def _filling(spec: StudySpec, threads: int, cores: int, why: str) -> Staffing:
+    most = Staffing(Split(max(1, cores // threads), threads), why, asked=("threads",))
+    return _no_more_than_runs(spec, most)
+
+
+def planned_staffing(
+    spec: StudySpec, home: Home, *, workers: int | None, threads: int | None, last: Staffing | None = None
+) -> Staffing:
     """For a dry run: as ``choose_staffing``, but where nothing is remembered, nothing is tried either."""
-    if workers is not None or threads is not None:
-        return choose_staffing(spec, home, workers=workers, threads=threads)
+    if workers is not None or threads is not None or (last is not None and last.asked):
+        return choose_staffing(spec, home, workers=workers, threads=threads, last=last)
     guess = Staffing(Split(available_cores(), 1), "assumed; `calm study run` tries what is fastest, once")
     return remembered(spec, home) or _no_more_than_runs(spec, guess)
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from workbench import code_state, files, own_heads, processes
 from workbench.config import CalmConfig, RunConfig, content_hash
-from workbench.cores import available_cores
+from workbench.cores import asked_threads, available_cores
 from workbench.errors import ConfigError
 
 PACKAGES = (
@@ -77,8 +77,7 @@ def check_device(device: str) -> None:
 
 def default_threads() -> int:
     """OMP_NUM_THREADS where it is set, otherwise all cores this process may use."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() and int(asked) > 0 else available_cores()
+    return asked_threads() or available_cores()
 
 
 def preferred_dtype(device: str, width: int, threads: int, cache_dir: Path) -> Literal["float32", "bfloat16"]:

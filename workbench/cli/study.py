@@ -37,11 +37,22 @@ Execute = Annotated[
 ]
 
 Workers = Annotated[
-    str, typer.Option("--workers", help="Processes; auto tries which number trains most in all on this machine.")
+    str | None,
+    typer.Option(
+        "--workers",
+        help="Processes; auto tries which number trains most in all on this machine. Left out: as asked for in "
+        "the last session, otherwise auto.",
+    ),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, max=4096, help="Of each worker; left out, the cores are shared out."),
+    typer.Option(
+        "--threads",
+        min=1,
+        max=4096,
+        help="Of each worker; left out: as in the last session, otherwise OMP_NUM_THREADS, otherwise the cores "
+        "are shared out.",
+    ),
 ]
 
 study_app = typer.Typer(no_args_is_help=True, help="Studies: many runs that answer one question.")
@@ -51,11 +62,12 @@ def register(app: typer.Typer) -> None:
     app.add_typer(study_app, name="study")
 
 
-def _number_of_workers(text: str) -> int | None:
-    """None for ``auto``. Raises StudyError for what is no number; ``studies.staffing`` checks its size."""
+def _number_of_workers(text: str | None) -> int | None:
+    """None for ``auto`` and where nothing is said. Raises StudyError for what is no number; ``studies.staffing``
+    checks its size."""
     from workbench.errors import StudyError
 
-    if text == "auto":
+    if text is None or text == "auto":
         return None
     try:
         return int(text)
@@ -111,7 +123,7 @@ def _presets_of(study: Study) -> list[tuple[str, bool]]:
 def show(
     name: Name,
     preset: Annotated[str | None, typer.Option("--preset", help="quick (default), cpu, ...")] = None,
-    workers: Workers = "auto",
+    workers: Workers = None,
     threads: Threads = None,
     trials: Annotated[int | None, typer.Option("--trials", min=1, max=1_000_000)] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, max=10_000)] = None,
@@ -136,9 +148,9 @@ def show(
     time, on this machine or on devices that are not here. Nothing is trained. Of a launch: as it was launched."""
     from pathlib import Path
 
-    from studies.prepare import Options, spec_to_show
+    from studies.prepare import Options, read_study_file, spec_to_show
     from studies.show import dry_run, on_devices, structures
-    from studies.staffing import device_staffing, planned_staffing
+    from studies.staffing import device_staffing, last_session, planned_staffing
     from workbench.cli.accounts import counting_of
     from workbench.cli.devices import devices_of
     from workbench.cli.study_show import dry_run_json, print_dry_run
@@ -150,10 +162,12 @@ def show(
     asked = Options(name, preset, None, trials, seeds, parse_assignments(sets or []), storage)
     spec = spec_to_show(asked, place)
     planned = devices_of(devices, device_memory, device_flops, utilisation)
-    if planned is not None and planned.flops is not None and workers == "auto":
+    if planned is not None and planned.flops is not None and workers in (None, "auto"):
         staffing = device_staffing(spec, planned.count)
     else:
-        staffing = planned_staffing(spec, place, workers=_number_of_workers(workers), threads=threads)
+        last = None if workers == "auto" else last_session(read_study_file(place, spec.name))
+        number = _number_of_workers(workers)
+        staffing = planned_staffing(spec, place, workers=number, threads=threads, last=last)
     plan = dry_run(spec, place, staffing.split, planned)
     costs = structures(spec, counting, shared=autoencoder == "shared", every=every)
     there = on_devices(spec, costs, planned) if planned is not None else ()
@@ -170,7 +184,7 @@ def run(
     launch: Annotated[
         str | None, typer.Option("--name", help="Name of a new launch; default STUDY-PRESET.")
     ] = None,
-    workers: Workers = "auto",
+    workers: Workers = None,
     threads: Threads = None,
     trials: Annotated[
         int | None, typer.Option("--trials", help="Trials of a search that are to complete.")
@@ -210,6 +224,7 @@ def run(
         tracking_uri=tracking_uri,
         workers=_number_of_workers(workers),
         threads=threads,
+        anew=workers == "auto",
         execute=execute or DEFAULT_RUNNER,
     )
     console = _console(lasting=True)
@@ -306,7 +321,7 @@ def retry(
     queue: Annotated[
         bool, typer.Option("--queue", help="Only queue them; `calm study run NAME` then runs them with the rest.")
     ] = False,
-    workers: Workers = "auto",
+    workers: Workers = None,
     threads: Threads = None,
     storage: Storage = None,
     tracking_uri: TrackingOption = None,
@@ -343,6 +358,7 @@ def retry(
         tracking_uri=tracking_uri,
         workers=number,
         threads=threads,
+        anew=workers == "auto",
         execute=runner,
         only_queued=True,
     )

@@ -8,9 +8,13 @@ from types import SimpleNamespace
 import pytest
 
 from studies import launch as launching
-from studies import progress, recovery
-from tests.suites.study_launch import create, tiny_spec
+from studies import prepare, progress, recovery
+from studies.prepare import Options
+from studies.staffing import Staffing
+from studies.storage import Launch
+from tests.suites.study_launch import FAKE, create, invoke, tiny_home, tiny_spec
 from workbench import processes
+from workbench.errors import StudyError
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")  # ask() stands for another worker
@@ -68,6 +72,37 @@ def test_who_had_to_be_killed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launching, "hurry", lambda: None)
     assert launching._stopped(crew, SimpleNamespace(note=said.append))
     assert said[1:] == ["worker 3 did not leave and was killed; its trial goes on from its last checkpoint"]
+
+
+def test_a_session_is_staffed_as_the_last_one_unless_the_user_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(launch: Launch, options: Options, tracker: object, found: Staffing, display: object) -> object:
+        prepare.write_study_file(launch, options.tracking_uri, found)
+        said.append(found.words())
+        raise StudyError("this is as far as the test goes")
+
+    said: list[str] = []
+    home = tiny_home(tmp_path, monkeypatch)
+    monkeypatch.setattr(launching, "_run", begin)
+    monkeypatch.setattr("studies.staffing.available_cores", lambda: 2)
+    for more in (["--workers=1", "--threads=1"], ["--workers=1"], [], ["--workers=auto"], []):
+        arguments = ["--home", str(home.root), "--tracking-uri", "none", "--execute", FAKE]
+        assert "as far as" in str(invoke("study", "run", "tiny", *arguments, *more).exception)
+        if more == ["--workers=1"]:
+            shown = invoke("study", "show", "tiny-quick", "--home", str(home.root))
+            assert "on 1 worker(s) x 1 thread(s): as in the last session" in shown.output
+    one, chosen = (
+        "1 worker(s) x 1 thread(s): ",
+        "2 worker(s) x 1 thread(s): one a core; a custom runner is not tried",
+    )
+    assert said == [
+        f"{one}as asked for",
+        f"{one}workers as asked for, threads as in the last session",
+        f"{one}as in the last session",
+        chosen,
+        chosen,
+    ]
 
 
 @pytest.mark.parametrize(("waited", "seconds"), [(0.3, 3.0), (5.5, 3.0), (7.0, 1.5), (8.0, 0.5), (30.0, 0.5)])

@@ -20,6 +20,7 @@ GB = 10**9
 def home(tmp_path, monkeypatch):
     monkeypatch.setattr(staffing, "available_cores", lambda: 4)
     monkeypatch.setattr(staffing, "available_memory", lambda: 16 * GB)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return open_home(tmp_path)
 
 
@@ -64,6 +65,79 @@ def test_what_was_asked_for_is_not_tried(home, monkeypatch, workers, threads, ex
 
 def test_threads_alone_fill_the_cores(home):
     assert choose_staffing(tiny_spec(), home, workers=None, threads=2).split == Split(2, 2)
+
+
+def test_only_what_was_asked_for_is_said_to_be(home, monkeypatch):
+    def words(workers, threads=None):
+        return choose_staffing(tiny_spec(), home, workers=workers, threads=threads).words()
+
+    assert words(2, 1) == "2 worker(s) x 1 thread(s): as asked for"
+    assert words(2) == "2 worker(s) x 2 thread(s): workers as asked for, cores shared out"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert words(2) == "2 worker(s) x 3 thread(s): workers as asked for, threads by OMP_NUM_THREADS"
+    assert words(2, 1) == "2 worker(s) x 1 thread(s): as asked for"
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    assert "cores shared out" in words(2)
+
+
+def session(home, last=None, **given):
+    """One that begins where another, as study.json tells of it, has ended."""
+    stored = None if last is None else json.loads(json.dumps({"staffing": last.here().to_dict()}))
+    known = staffing.last_session(stored)
+    return choose_staffing(tiny_spec(), home, **{"workers": None, "threads": None, **given}, last=known)
+
+
+def test_a_launch_that_goes_on_keeps_what_was_asked_for(home, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    first = session(home, workers=1, threads=1)
+    second = session(home, first, workers=1)
+    assert second.words() == "1 worker(s) x 1 thread(s): workers as asked for, threads as in the last session"
+    third = session(home, second)
+    assert third.words() == "1 worker(s) x 1 thread(s): as in the last session"
+    assert session(home, third).split == Split(1, 1)
+    assert session(home, third, workers=1).split == Split(1, 1)
+    assert session(home, third, workers=2).words().endswith("threads by OMP_NUM_THREADS")
+    assert session(home, third, threads=2).words() == "2 worker(s) x 2 thread(s): as many as 4 core(s) hold"
+    assert session(home, third, workers=1, threads=2).words().endswith(": as asked for")
+
+
+def test_threads_that_were_asked_for_alone_are_kept_and_the_cores_filled(home):
+    last = session(home, threads=2)
+    said = "2 worker(s) x 2 thread(s): threads as in the last session, workers as many as 4 core(s) hold"
+    assert session(home, session(home, last)).words() == said
+    assert planned_staffing(tiny_spec(), home, workers=None, threads=None, last=last).words() == said
+
+
+def test_what_was_chosen_is_chosen_again_with_its_threads_for_as_many_workers(home, monkeypatch):
+    """OMP_NUM_THREADS has no part in it."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(staffing, "measure_split", lambda _, split, __: Measured(split, float(split.workers), GB))
+    chosen = session(home)
+    assert chosen.split == Split(4, 1)
+    assert session(home, chosen).words() == chosen.words()
+    assert session(home, chosen, workers=4).split == Split(4, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"machine": "another"},
+        {"machine": None},
+        {"threads": 0},
+        {"workers": "two"},
+        {"threads": None},
+        {"asked": 1},
+    ],
+)
+def test_a_last_session_elsewhere_or_not_told_counts_for_nothing(change):
+    good = staffing.Staffing(Split(1, 1), "as asked for", asked=("workers", "threads")).here().to_dict()
+    assert staffing.last_session({"staffing": good}).split == Split(1, 1)
+    assert staffing.last_session({"staffing": {**good, **change}}) is None
+
+
+@pytest.mark.parametrize("stored", [None, {}, {"staffing": None}, {"staffing": [1]}, {"staffing": {"workers": 1}}])
+def test_nor_does_a_study_file_without_one(stored):
+    assert staffing.last_session(stored) is None
 
 
 @pytest.mark.parametrize("given", [{"workers": 0, "threads": None}, {"workers": 1, "threads": -1}])
