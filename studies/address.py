@@ -8,6 +8,7 @@ which this one was copied.
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,11 +57,31 @@ def _came_along(before: str, home: Home, name: str) -> bool:
     if file == own:
         return True
     try:
-        with contextlib.closing(sqlite3.connect(own, timeout=WAIT_SECONDS)) as connection:
-            asked = connection.execute("SELECT 1 FROM studies WHERE study_name = ?", (name,))
-            return asked.fetchone() is not None
+        return _knows(own, name)
     except sqlite3.Error as error:
         return "no such table" not in str(error)
+
+
+def without_file(home: Home, name: str) -> str | None:
+    """What to say of a launch that the home's own database knows and that has no study.json; None of others."""
+    own = _own(home)
+    try:
+        if "/" in name or not own.exists() or not _knows(own, name):
+            return None
+    except (sqlite3.Error, UnicodeError):
+        return None
+    return (
+        f"the database of {home.root} knows the launch {name}, and its folder {home.study(name)} has no "
+        f"study.json; bring back a copy of it, or have it written anew with: calm study run {shlex.quote(name)} --storage "
+        f"{shlex.quote(home.optuna_url)}"
+    )
+
+
+def _knows(file: Path, name: str) -> bool:
+    """Raises sqlite3.Error."""
+    with contextlib.closing(sqlite3.connect(file, timeout=WAIT_SECONDS)) as connection:
+        asked = connection.execute("SELECT 1 FROM studies WHERE study_name = ?", (name,))
+        return asked.fetchone() is not None
 
 
 def _file(url: str) -> Path | None:

@@ -71,6 +71,8 @@ def _opened(options: Options, home: Home, display: Display) -> Result:
         if plan.is_finished(launch.spec, launch.search, launch.cells):
             if not (launch.folder / progress.SUMMARY).exists():
                 progress.write_summary(launch)
+            if stored is None:  # it was lost, or this is another host
+                write_study_file(launch, options.tracking_uri)
             deliver_left(launch, options.tracking_uri or (stored or {}).get("tracking_uri"), display.note)
             return Result(launch, progress.snapshot(launch), already_finished=True)
         uri = options.tracking_uri or (stored or {}).get("tracking_uri")

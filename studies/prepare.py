@@ -12,13 +12,14 @@ import datetime
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pydantic
 
 from studies import database, find_studies, recovery, space, storage, why_none
 from studies.address import KEY as STORAGE
-from studies.address import address, is_of, to_stored
+from studies.address import address, is_of, to_stored, without_file
 from studies.beginnings import check_beginnings
 from studies.claim import claim
 from studies.left import require_texts, require_texts_left
@@ -90,7 +91,7 @@ def prepare(
     if asked is None:
         _check_continuation(options, home, stored_file, known)
     url = address(options.storage, home, stored_file, name)
-    heartbeat = asked.heartbeat if asked else _heartbeat(stored_file)
+    heartbeat = asked.heartbeat if asked else _heartbeat(stored_file, home.study(name) / SPEC)
     with files.locked(home.root / ".launch.lock"):
         ready = None
         if not database.is_there(url):
@@ -236,7 +237,8 @@ def _check_continuation(
         if options.storage is not None:
             return  # perhaps a launch of another machine; the storage knows
         hint = suggestion(options.name, [*known, *launches(home)])
-        raise StudyError(f"there is no study or launch {options.name!r}{why_none(options.name)}; {hint}")
+        none = f"there is no study or launch {options.name!r}{why_none(options.name)}; {hint}"
+        raise StudyError(without_file(home, options.name) or none)
     if options.preset not in (None, stored.get("preset")):
         raise StudyError(
             f"{options.name} was launched with preset {stored.get('preset')}, not {options.preset}; "
@@ -249,7 +251,7 @@ def _check_continuation(
         )
 
 
-def _heartbeat(stored_file: Mapping[str, Any] | None) -> HeartbeatSpec:
+def _heartbeat(stored_file: Mapping[str, Any] | None, path: Path) -> HeartbeatSpec:
     """Raises StudyError where the stored specification does not say it."""
     if stored_file is None:
         return HeartbeatSpec()
@@ -257,7 +259,7 @@ def _heartbeat(stored_file: Mapping[str, Any] | None) -> HeartbeatSpec:
     try:
         return HeartbeatSpec.model_validate(spec.get("heartbeat") if isinstance(spec, dict) else None)
     except pydantic.ValidationError:
-        raise StudyError(f"{SPEC} of {stored_file.get('name')!r} holds no specification; {_MEND}") from None
+        raise StudyError(f"{path} holds no specification; {_MEND}") from None
 
 
 def _check_name(name: str) -> None:
@@ -339,7 +341,8 @@ def find_launch(home: Home, name: str, url: str | None = None) -> Launch:
         if len(of_study) > 1:
             raise StudyError(f"study {name} has several launches in {home.root}: {', '.join(of_study)}; name one")
         if not of_study:
-            raise StudyError(f"no launch {name!r} in {home.root}; {suggestion(name, known)}")
+            none = f"no launch {name!r} in {home.root}; {suggestion(name, known)}"
+            raise StudyError(without_file(home, name) or none)
         name = of_study[0]
     stored = read_study_file(home, name)
     if stored is None:
@@ -348,7 +351,9 @@ def find_launch(home: Home, name: str, url: str | None = None) -> Launch:
     loaded = None
     if database.is_there(url):
         with database.said_plainly(url, "the same command does it"):
-            loaded = storage.load(name, database.open_storage(url, home, _heartbeat(stored)))
+            loaded = storage.load(
+                name, database.open_storage(url, home, _heartbeat(stored, home.study(name) / SPEC))
+            )
     if loaded is None:
         if is_of(url, home, stored):
             raise database.forgotten(url, name, home.study(name))

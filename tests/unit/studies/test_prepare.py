@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 import sqlite3
 
 import pytest
@@ -11,7 +12,7 @@ from studies.prepare import Options, find_launch
 from studies.search_spec import HeartbeatSpec
 from studies.status import status
 from tests.suites.cells_only import CELLS
-from tests.suites.study_launch import invoke, prepared_home, steps, tiny_study
+from tests.suites.study_launch import FAKE, invoke, prepared_home, steps, tiny_study
 from tests.suites.tiny_runs import write_text
 from workbench.errors import DataError, StudyError
 from workbench.home import open_home
@@ -188,6 +189,57 @@ def test_a_folder_whose_trials_the_storage_does_not_know_is_not_overwritten(home
     for name in ("tiny", "tiny-quick"):
         with pytest.raises(StudyError, match="does not know the launch tiny-quick"):
             launch(home, name=name)
+
+
+def test_a_study_file_without_a_specification_is_named(home):
+    launch(home)
+    path = home.root / "tiny-quick" / "study.json"
+    path.write_text("{}")
+    for again in (lambda: launch(home, name="tiny-quick"), lambda: find_launch(home, "tiny-quick")):
+        with pytest.raises(StudyError, match=f"^{path} holds no specification; bring back an intact copy"):
+            again()
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_launch_whose_study_file_is_gone_is_said_to_be_one_and_gets_it_again(home, monkeypatch, finished):
+    """By the very command that the message gives."""
+    made = launch(home)
+    steps(made) if finished else None
+    path = home.root / "tiny-quick" / "study.json"
+    before = json.loads(path.read_text())
+    path.unlink()
+    said = []
+    for command in ("status", "retry", "run", "show"):
+        ended = invoke("study", command, "tiny-quick", "--home", str(home.root))
+        assert isinstance(ended.exception, StudyError)
+        said.append(str(ended.exception))
+    assert len(set(said)) == 1
+    assert f"folder {path.parent} has no study.json; bring back a copy of it, or" in said[0]
+    monkeypatch.setattr("studies.launch._run", lambda launch, options, *_: prepare.write_study_file(launch, None))
+    command = shlex.split(said[0].partition("written anew with: calm ")[2])
+    invoke(*command, "--home", str(home.root), "--execute", FAKE, "--workers", "1")
+    left_out = {"created", "staffing", "tracking_uri"}
+    after = json.loads(path.read_text())
+    assert {k: v for k, v in after.items() if k not in left_out} == {
+        k: v for k, v in before.items() if k not in left_out
+    }
+    assert find_launch(home, "tiny-quick").spec == made.spec
+
+
+def test_a_name_that_no_database_holds_is_no_launch(home):
+    launch(home)
+    with pytest.raises(StudyError, match=r"^no launch '\\udcff'"):
+        find_launch(home, "\udcff")
+
+
+@pytest.mark.parametrize("content", [None, b"no database", b""])
+def test_without_a_database_that_says_so_there_is_no_such_launch(home, content):
+    for path in home.root.glob("optuna.db*"):
+        path.unlink()
+    if content is not None:
+        (home.root / "optuna.db").write_bytes(content)
+    with pytest.raises(StudyError, match=r"^no launch 'tiny-quick'"):
+        find_launch(home, "tiny-quick")
 
 
 @pytest.mark.parametrize("content", [None, b""], ids=["gone", "emptied"])
