@@ -177,7 +177,8 @@ def cannot_use(uri: str, error: Exception) -> TrackingError:
     port = parts.port if _has_port(uri) else None
     start = "start it"
     if parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost"):
-        start = f"start one (calm ui --port {port or 5000})"
+        own = port or 5000  # calm ui shows what there is, and refuses a home in which nothing is
+        start = f"start one (calm ui --port {own} where the home has runs, else mlflow server --port {own})"
     return ServerAway(
         f"the tracking server {shown} does not answer or refuses ({text}); {start}, check the address, or go "
         "on without it (--tracking-uri none) and deliver later with calm sync",

@@ -46,7 +46,9 @@ def test_a_server_that_is_not_there(home: Home) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(TrackingError, match=rf"127.0.0.1:{port}.*refused.*calm ui --port {port}.*none"):
+    # calm ui refuses a home without runs
+    start = rf"start one \(calm ui --port {port} where the home has runs, else mlflow server --port {port}\)"
+    with pytest.raises(TrackingError, match=rf"127.0.0.1:{port}.*refused.*{start}.*none"):
         open_tracker(f"http://127.0.0.1:{port}", home=home)
 
 
