@@ -46,6 +46,7 @@ from workbench import files, formats, records
 from workbench.config_file import flatten
 from workbench.errors import RunError, StudyError
 from workbench.given_files import is_text, read_text
+from workbench.home import Home
 from workbench.positions import FloorScores, PositionScores
 
 SINGLE = "single"
@@ -162,8 +163,9 @@ def choose_studies(home: Path | str, wanted: list[str] | None = None) -> list[st
     named = [_launch_named(Path(home), name, known) for name in wanted or []]
     chosen = list(dict.fromkeys(named)) or [name for name in known if name != SINGLE]
     if not chosen:
-        extra = f" (runs outside studies: `calm report {SINGLE}`)" if SINGLE in known else ""
-        raise StudyError(f"no study under {home}{extra}; `calm study run NAME` makes one")
+        place = Home(Path(home))
+        extra = f" (runs outside studies: `calm report {place.named(SINGLE)}`)" if SINGLE in known else ""
+        raise StudyError(f"no study under {home}{extra}; `calm study run {place.named('NAME')}` makes one")
     return chosen
 
 
@@ -181,7 +183,7 @@ def _launch_named(home: Path, name: str, known: list[str]) -> str:
     hint = f"did you mean {close[0]}? " if close else ""
     raise StudyError(
         f"no study {name!r} under {home}; {hint}known: {', '.join(known) or 'none'}; "
-        "`calm study run NAME` makes one"
+        f"`calm study run {Home(home).named('NAME')}` makes one"
     )
 
 

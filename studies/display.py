@@ -19,6 +19,7 @@ from rich.text import Text
 from studies.progress import Snapshot, TrialRow
 from workbench import records, run_logs
 from workbench.errors import RunError
+from workbench.home import Home
 
 RECENT = 8
 """Finished trials in the live table."""
@@ -170,7 +171,7 @@ def final_table(state: Snapshot) -> Table:
     return table
 
 
-def ending_text(name: str, state: Snapshot) -> str:
+def ending_text(name: str, state: Snapshot, home: Home) -> str:
     """What there is to say of a study that has ended where something failed, or nothing completed; else empty.
 
     ``2 of 9 trials and cells of joint-quick failed, most often (2 times): ValueError: ...; all of them: calm study
@@ -188,9 +189,9 @@ def ending_text(name: str, state: Snapshot) -> str:
         said = f"{len(rows)} of {len(state.rows)} {what} of {name} failed"
     else:
         return ""
-    parts = [said + _commonest(rows), f"all of them: calm study status {name}"]
+    parts = [said + _commonest(rows), f"all of them: calm study status {home.named(name)}"]
     if failed:
-        parts.append(f"the failed ones again, when it is mended: calm study retry {name}")
+        parts.append(f"the failed ones again, when it is mended: calm study retry {home.named(name)}")
     return "; ".join(parts)
 
 

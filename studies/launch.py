@@ -141,7 +141,7 @@ def _result(launch: Launch, crew: Crew, options: Options, delivery: Delivery, le
         delivery.stop("FAILED")
         raise StudyError(
             f"all workers of {launch.name} ended before it was finished; see {launch.folder / 'logs'}, then "
-            f"continue with: calm study run {launch.name}"
+            f"continue with: calm study run {launch.named}"
         )
     summary = progress.write_summary(launch)
     delivery.finish(summary, [launch.folder / SPEC, launch.folder / progress.SUMMARY])

@@ -220,7 +220,7 @@ def _continue(
     elif options.trials is None:
         asked = asked.model_copy(update={"trials": stored.trials})
     asked = pinned(asked, [Pin(*one) for one in search.user_attrs.get(ATTRIBUTE, [])])
-    _refuse_differences(stored, asked)
+    _refuse_differences(stored, asked, home)
     spec = stored.model_copy(update={"trials": asked.trials})
     if options.execute == DEFAULT_RUNNER:
         require_texts_left(spec, search, cells, only_queued=options.only_queued)
@@ -242,12 +242,13 @@ def _check_continuation(
     if options.preset not in (None, stored.get("preset")):
         raise StudyError(
             f"{options.name} was launched with preset {stored.get('preset')}, not {options.preset}; "
-            f"launch the other with: calm study run {stored.get('study')} --preset {options.preset}"
+            f"launch the other with: calm study run {home.named(str(stored.get('study')))} "
+            f"--preset {options.preset}"
         )
     if options.launch not in (None, options.name):
         raise StudyError(
             f"{options.name} is a launch already; for another one: "
-            f"calm study run {stored.get('study')} --name {options.launch}"
+            f"calm study run {home.named(str(stored.get('study')))} --name {options.launch}"
         )
 
 
@@ -272,14 +273,15 @@ def _check_name(name: str) -> None:
         )
 
 
-def _refuse_differences(stored: StudySpec, asked: StudySpec) -> None:
+def _refuse_differences(stored: StudySpec, asked: StudySpec, home: Home) -> None:
     lines = differences(stored, asked)
     if lines:
         listed = "\n".join(f"  {line}" for line in lines)
         raise StudyError(
             f"{stored.name} was launched with another specification (stored → asked):\n{listed}\n"
-            f"continue it as it was launched with: calm study run {stored.name}\n"
-            f"or start a new one with: calm study run {stored.study} --preset {asked.preset} --name NEW …"
+            f"continue it as it was launched with: calm study run {home.named(stored.name)}\n"
+            f"or start a new one with: calm study run {home.named(stored.study)} --preset {asked.preset} "
+            "--name NEW …"
         )
 
 

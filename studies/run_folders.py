@@ -19,6 +19,7 @@ from workbench import records
 from workbench.config import RunConfig
 from workbench.config_file import flatten, stored_config
 from workbench.errors import RunError
+from workbench.home import Home
 
 log = logging.getLogger("studies.run_folders")
 
@@ -47,7 +48,7 @@ def require_own(run_dir: Path, spec: StudySpec, config: RunConfig) -> RunConfig:
         raise RunError(
             f"{run_dir} holds a run of other settings ({differ}): the study's database has fallen back to an "
             f"earlier state, and the folder is another trial's; move it out of {run_dir.parent}, then: "
-            f"calm study retry {spec.name}"
+            f"calm study retry {Home(run_dir.parent.parent).named(spec.name)}"
         )
     return stored
 

@@ -105,7 +105,7 @@ class WorkerJob(Checkpointable):  # type: ignore[misc]
 
     def _ended(self, result: launching.Result) -> str:
         """Of a study in which nothing completed the job fails, as ``calm study run`` does."""
-        ending = ending_text(self.name, result.state)
+        ending = ending_text(self.name, result.state, result.launch.home)
         if result.state.in_vain:
             print(f"error: {ending}", file=sys.stderr, flush=True)
             raise SystemExit(EXIT_IN_VAIN)

@@ -52,6 +52,8 @@ class Status:
     """A launch at one moment."""
 
     name: str
+    named: str
+    """In a command: with its home where that is needed."""
     state: Snapshot
     running: tuple[Running, ...]
     workers: tuple[Seen, ...]
@@ -151,7 +153,8 @@ def _status(launch: Launch) -> Status:
     grace = max(launch.spec.heartbeat.grace, 3 * presence.BEAT_SECONDS)
     aborted = launch.search.user_attrs.get("abort") or ""
     living = tuple(one for one in there if one.alive is not False)
-    return Status(launch.name, state, running, living, aborted, grace, tuple(queued_jobs(launch.folder)))
+    jobs = tuple(queued_jobs(launch.folder))
+    return Status(launch.name, launch.named, state, running, living, aborted, grace, jobs)
 
 
 def _running(row: TrialRow, seen: Seen | None, silent: float | None, launch: Launch) -> Running:
@@ -187,14 +190,14 @@ def status_lines(status: Status) -> list[str]:
             return [*lines, "its launcher is there; workers are being started"]
         if status.jobs:
             return [*lines, "its jobs are waiting or starting"]
-        command = f"calm study run {status.name}"
+        command = f"calm study run {status.named}"
         lines.append(
             f"whether anybody works on it cannot be seen from here; continue, or join in, with: {command}"
             if status.num_unseen
             else f"nobody works on it; continue with: {command}"
         )
     if state.of_state("fail"):
-        lines.append(f"failed ones again: calm study retry {status.name}")
+        lines.append(f"failed ones again: calm study retry {status.named}")
     return lines
 
 

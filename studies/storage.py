@@ -41,6 +41,11 @@ class Launch:
         return self.spec.name
 
     @property
+    def named(self) -> str:
+        """In a command: with its home where that is needed."""
+        return self.home.named(self.name)
+
+    @property
     def folder(self) -> Path:
         return self.home.study(self.name)
 

@@ -94,7 +94,7 @@ def work(worker: Worker, stop: Callable[[], bool]) -> None:
                     time.sleep(POLL_SECONDS)
             stop_if_hopeless(worker)
     except database.UNAVAILABLE as error:
-        again = f"continue with: calm study run {worker.launch.name}"
+        again = f"continue with: calm study run {worker.launch.named}"
         raise database.unusable(worker.launch.url, error, again) from None
     except OutputError:  # this host's disk: others go on
         raise
@@ -172,8 +172,8 @@ def stop_if_hopeless(worker: Worker) -> None:
         raise StudyError(
             f"the last {len(alike)} trials of {launch.name} failed with the same error: {alike[-1]}\n"
             f"details: {launch.folder / 'logs'}; to go on without those that failed: calm study run "
-            f"{launch.name}; when it is mended, with them: calm study retry {launch.name} --queue, then "
-            f"calm study run {launch.name}"
+            f"{launch.named}; when it is mended, with them: calm study retry {launch.named} --queue, then "
+            f"calm study run {launch.named}"
         )
 
 
@@ -284,7 +284,7 @@ def _ending(launch: Launch) -> int:
         state = progress.snapshot(launch)
     except database.UNAVAILABLE:
         return 0
-    if said := ending_text(launch.name, state):
+    if said := ending_text(launch.name, state, launch.home):
         log.warning("%s", said)
     return EXIT_IN_VAIN if state.in_vain else 0
 

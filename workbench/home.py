@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,13 @@ class Home:
     def single_runs(self) -> Path:
         """Folder of runs outside studies."""
         return self.root / "single"
+
+    def named(self, name: str) -> str:
+        """A study or launch as a command that is typed here has to name it: ``joint-quick --home /data/runs``; the
+        name alone where the command looks in this home by itself."""
+        usual = Path(os.environ.get("CALM_HOME") or "runs")
+        words = [name] if usual.resolve() == self.root.resolve() else [name, "--home", str(self.root)]
+        return shlex.join(words)
 
 
 def open_home(root: Path | str) -> Home:

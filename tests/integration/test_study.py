@@ -99,10 +99,10 @@ def test_status_and_retry(tmp_path, monkeypatch):
     assert "finished: 5/5 trials, 0 pruned, 1 failed" in status.output
     assert "failed: small : RuntimeError: a failure for the test" in status.output
     retried = invoke("study", "retry", "tiny", "--queue", "--home", str(tmp_path))
-    assert "queued again: small; now: calm study run tiny-quick" in retried.output
+    assert f"queued again: small; now: calm study run tiny-quick --home {tmp_path}\n" in retried.output
     status = invoke("study", "status", "tiny", "--home", str(tmp_path)).output
     assert "queued: 1" in status
-    assert "nobody works on it; continue with: calm study run tiny-quick" in status
+    assert f"nobody works on it; continue with: calm study run tiny-quick --home {tmp_path}\n" in status
     assert "queued again: small; " in invoke("study", "retry", "tiny", "--queue", "--home", str(tmp_path)).output
     assert plan.count(launch.cells.get_trials()).waiting == 1
 
@@ -360,7 +360,7 @@ def test_ctrl_c_ends_cleanly_and_a_later_run_resumes(tmp_path):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "continue with: calm study run joint-quick" in output
+    assert f"continue with: calm study run joint-quick --home {tmp_path}\n" in output
     assert {records.read_record(p).status for p in records.find_runs(folder)} == {"interrupted"}
     launch = prepare.find_launch(open_home(tmp_path), "joint")
     assert not launch.cells.get_trials(states=(TrialState.RUNNING,))

@@ -253,16 +253,16 @@ def run(
 def _print_result(console: Console, result: Any, command: str = "run") -> None:
     from studies.display import ending_text, final_table, progress_text
 
-    name, state = result.launch.name, result.state
+    name, named, state = result.launch.name, result.launch.named, result.state
     if result.interrupted:
         console.print(
-            f"interrupted ({progress_text(state)}); continue with: calm study {command} {name}",
+            f"interrupted ({progress_text(state)}); continue with: calm study {command} {named}",
             soft_wrap=True,
             markup=False,
         )
         return
     if result.already_finished:
-        more = f"; more trials: calm study run {name} --trials N" if state.searches else ""
+        more = f"; more trials: calm study run {named} --trials N" if state.searches else ""
         console.print(f"{name} is finished already{more}", soft_wrap=True, markup=False)
     console.print(final_table(state))
     for row in state.of_state("fail"):
@@ -274,7 +274,7 @@ def _print_result(console: Console, result: Any, command: str = "run") -> None:
             soft_wrap=True,
         )
     console.print(f"study folder: {result.launch.folder}", soft_wrap=True, markup=False)
-    ending = ending_text(name, state)
+    ending = ending_text(name, state, result.launch.home)
     if state.in_vain:
         print(f"calm: {ending}", file=sys.stderr, flush=True)
     elif ending:
@@ -348,7 +348,7 @@ def retry(
         return
     listed = ", ".join(queued)
     if queue:
-        then = f"now: calm study run {launch.name}"
+        then = f"now: calm study run {launch.named}"
         console.print(f"queued again: {listed}; {then}", markup=False, soft_wrap=True)
         return
     console.print(f"again: {listed}", markup=False, soft_wrap=True)

@@ -78,15 +78,15 @@ def submit_jobs(console: Console, options: Any, home: Home, jobs: JobOptions) ->
         console.print(text, style="yellow", markup=False, soft_wrap=True)
 
     submission = slurm.submit(options, resources, home, note)
-    name = submission.launch.name
+    name, named = submission.launch.name, submission.launch.named
     if not submission.jobs:
         console.print(f"{name} is finished already; no job was submitted", markup=False, soft_wrap=True)
         return
     for line in (
         f"submitted {len(submission.jobs)} job(s) for {name}: {', '.join(submission.jobs)}",
         f"logs and job files: {submission.folder}",
-        f"how it goes: calm study status {name}; cancel: calm study stop {name}",
-        f"when it is finished: calm report {name}",
+        f"how it goes: calm study status {named}; cancel: calm study stop {named}",
+        f"when it is finished: calm report {named}",
     ):
         console.print(line, markup=False, soft_wrap=True)
 

@@ -181,7 +181,9 @@ def test_unknown_and_missing_studies(tmp_path: Path, home: Path) -> None:
     with pytest.raises(StudyError, match="no study under"):
         load_runs(tmp_path / "nowhere")
     make_run_folder(tmp_path / "single" / "a", num_points=2)
-    with pytest.raises(StudyError, match="calm report single"):
+    with pytest.raises(
+        StudyError, match=rf"calm report single --home {tmp_path}`\).*calm study run NAME --home {tmp_path}"
+    ):
         load_runs(tmp_path)
     assert len(load_runs(tmp_path, ["single"]).runs) == 1
 

@@ -16,6 +16,7 @@ from studies.storage import Launch
 from tests.suites import fake_runner
 from tests.suites.cells_only import CELLS
 from tests.suites.study_launch import FAKE, create, invoke, steps, tiny_spec
+from workbench.home import Home
 
 GRID = {
     "space": {"model.chunk_size": {"choices": [2, 4]}},
@@ -52,12 +53,13 @@ def test_a_study_in_which_nothing_completed_fails(
 ) -> None:
     """A search that failed has no answer, whatever becomes of its baselines."""
     monkeypatch.setenv("FAKE_FAIL", failing)
-    result = run_again(ended(tmp_path, **preset))
+    launch = ended(tmp_path, **preset)
+    result, where = run_again(launch), f"--home {launch.home.root}"
     assert result.exit_code == 1
     line = next(line for line in result.stderr.splitlines() if line.startswith("calm: "))
     assert line == (
-        f"calm: {said}, most often (2 times): {WHY}; all of them: calm study status tiny-quick; "
-        "the failed ones again, when it is mended: calm study retry tiny-quick"
+        f"calm: {said}, most often (2 times): {WHY}; all of them: calm study status tiny-quick "
+        f"{where}; the failed ones again, when it is mended: calm study retry tiny-quick {where}"
     )
 
 
@@ -74,7 +76,7 @@ def test_one_with_an_answer_ends_well_with_a_warning(tmp_path: Path, monkeypatch
 @pytest.mark.filterwarnings("error:Heartbeat of storage")  # Optuna's, of trials that nothing keeps alive
 def test_without_a_failure_nothing_is_said(tmp_path: Path) -> None:
     launch = ended(tmp_path, **CELLS)
-    assert ending_text(launch.name, progress.snapshot(launch)) == ""
+    assert ending_text(launch.name, progress.snapshot(launch), launch.home) == ""
     assert "warning" not in run_again(launch).output
 
 
@@ -105,7 +107,9 @@ def test_the_commonest_reason_is_told_whatever_the_runs_are_called() -> None:
     ]
     none = progress.Counts(complete=0, pruned=0, running=0, waiting=0, failed=4)
     state = progress.Snapshot(4, none, 0, none, tuple(rows), None, None, finished=True)
-    assert "most often (2 times): t1: no room; free 3 GB; all of them" in ending_text("x", state)
+    assert "most often (2 times): t1: no room; free 3 GB; all of them" in ending_text(
+        "x", state, Home(Path("runs"))
+    )
 
 
 @pytest.mark.parametrize(("failing", "code"), [("-s0", 1), ("small", 0)])

@@ -210,7 +210,8 @@ def test_where_baselines_and_search_fail_alike_the_launch_ends_at_the_first_tria
     with pytest.raises(StudyError, match="last 5 trials of tiny-quick failed with the same error") as error:
         work(worker(launch), Stop())
     assert [len(recovery.failed(study)) for study in (launch.search, launch.cells)] == [1, 4]
-    assert "to go on without those that failed: calm study run tiny-quick;" in str(error.value)
+    again = f"to go on without those that failed: calm study run tiny-quick --home {launch.home.root};"
+    assert again in str(error.value)
     assert str(error.value) in "\n".join(status_lines(status(launch)))
 
 

@@ -58,8 +58,8 @@ def test_another_specification_is_refused_with_the_difference(home):
     message = str(caught.value)
     assert "base.optim.clip: 1.0 → 2.0" in message
     assert "seeds: 1 → 2" in message
-    assert "calm study run tiny-quick" in message
-    assert "--name NEW" in message
+    assert f"calm study run tiny-quick --home {home.root}\n" in message
+    assert f"calm study run tiny --home {home.root} --preset quick --name NEW …" in message
 
 
 def test_an_edited_preset_is_refused_under_the_studys_name_and_ignored_under_the_launchs(home, monkeypatch):
@@ -91,7 +91,7 @@ def test_a_launch_can_be_continued_by_name_with_agreeing_options_only(home):
         launch(home, name="tiny-quick", overrides={"optim.clip": 3.0})
     with pytest.raises(StudyError, match=r"launched with preset quick, not cpu"):
         launch(home, name="tiny-quick", preset="cpu")
-    with pytest.raises(StudyError, match=r"calm study run tiny --name other"):
+    with pytest.raises(StudyError, match=rf"calm study run tiny --home {home.root} --name other"):
         launch(home, name="tiny-quick", launch="other")
 
 

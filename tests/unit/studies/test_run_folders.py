@@ -96,7 +96,7 @@ def test_a_folder_that_became_another_trials_later_is_refused(tmp_path):
     run_trial(worker(launch), "search", lambda: None)
     (failed,) = recovery.failed(launch.search)
     assert "holds a run of other settings (model.chunk_size 4, asked 1)" in failed.user_attrs["reason"]
-    assert "calm study retry tiny-quick" in failed.user_attrs["reason"]
+    assert f"calm study retry tiny-quick --home {launch.home.root}" in failed.user_attrs["reason"]
     assert content(path.parent) == before
     shutil.move(path.parent, tmp_path / "elsewhere")
     assert prepare.retry(launch) == ["trial 1"]

@@ -42,6 +42,30 @@ def running(launch: Launch, worker: dict[str, Any], *, silent: float | None = No
     return text
 
 
+def named(launch: Launch) -> str:
+    return f"tiny-quick --home {launch.home.root}"
+
+
+@pytest.mark.parametrize("usual", ["the current folder", "CALM_HOME", ""])
+def test_the_hints_find_the_launch_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usual: str
+) -> None:
+    home = tmp_path / "my home" / "runs"
+    launch = create(home, tiny_spec())
+    if usual:
+        monkeypatch.chdir(home.parent)
+    if usual == "CALM_HOME":
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("CALM_HOME", "my home/runs")
+    where = "" if usual else f" --home '{launch.home.root}'"
+    monkeypatch.setenv("FAKE_FAIL", "t0")
+    steps(launch, most=3)
+    assert status_lines(status(launch))[-2:] == [
+        f"nobody works on it; continue with: calm study run tiny-quick{where}",
+        f"failed ones again: calm study retry tiny-quick{where}",
+    ]
+
+
 def test_a_process_of_this_machine_that_lives(tmp_path: Path) -> None:
     launch = create(tmp_path, tiny_spec())
     text = running(launch, recovery.this_worker(3), silent=100_000)
@@ -56,7 +80,7 @@ def test_one_of_this_machine_that_has_ended(tmp_path: Path) -> None:
     launch = create(tmp_path, tiny_spec())
     text = running(launch, {**recovery.this_worker(3), "ticks": 1}, silent=1)
     assert "its process has ended" in text
-    assert "nobody works on it; continue with: calm study run tiny-quick" in status_lines(status(launch))
+    assert f"nobody works on it; continue with: calm study run {named(launch)}" in status_lines(status(launch))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +198,7 @@ def test_one_in_another_container_is_seen_however_quiet_it_is_and_gone_when_it_w
             assert [line for line in lines if line.startswith("waiting: worker 4 on") and "sign" not in line]
         kill()
         lines = status_lines(status(launch))
-    assert lines[-1] == "nobody works on it; continue with: calm study run tiny-quick"
+    assert lines[-1] == f"nobody works on it; continue with: calm study run {named(launch)}"
     assert not [line for line in lines if "process" in line]
     assert list((launch.folder / presence.WORKERS).iterdir()) == []
 
