@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from analysis.comparison import Comparison, Setting, best_setting
+from analysis.comparison import Comparison, Setting, best_setting, ranking
 from analysis.dimension import Key
 from analysis.naming import Run, applies, rows_of
 from analysis.paired import PairedScores, pair_up
@@ -166,7 +166,8 @@ def picked_gap(value: Difference, ahead: Sequence[Difference], behind: Sequence[
 
 def group_gaps(comparison: Comparison) -> list[GroupGap]:
     """Every pair of groups, the one with the better best setting first, corrected for all of them."""
-    ranked = sorted(comparison.groups, key=lambda group: -best_setting(group[1]).score)
+    rank = ranking([best_setting(settings) for _, settings in comparison.groups])
+    ranked = sorted(comparison.groups, key=lambda group: rank(best_setting(group[1])))
     num = num_group_claims(comparison)
     return [
         GroupGap(a, b, group_gap(ours, theirs, comparison, comparisons=num))

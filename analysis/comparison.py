@@ -8,7 +8,7 @@ runs that differ in nothing but their seed.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -27,11 +27,14 @@ from analysis.words import missing, status_words
 from workbench.positions import FloorScores, PositionScores
 from workbench.seeds import SeedNoise, seed_noise
 
-__all__ = ["ROLES", "Comparison", "Setting", "best_setting", "cells", "compare", "noise_of"]
+__all__ = ["ROLES", "Comparison", "Setting", "best_setting", "cells", "compare", "noise_of", "ranking"]
 
 
 BUDGETS = ("train.train_flops", "train.train_tokens")
 """What a run is given to train with: a comparison holds it equal, so it is no parameter there."""
+
+
+Rank = tuple[float, float, str]
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,18 @@ class Setting:
         return float(self.runs["brierlm"].mean())
 
     @cached_property
-    def rank(self) -> tuple[float, float, str]:
+    def objective(self) -> float:
+        """Mean over its seeds of what a search maximises: BrierLM, or a smooth score where that is near 0."""
+        return float(self.runs["score"].mean())
+
+    @cached_property
+    def rank(self) -> Rank:
         """The best setting has the lowest: by mean BrierLM, then by the mean of the smooth score."""
-        return -self.score, -float(self.runs["score"].mean()), str(self.runs["run_id"].iloc[0])
+        return -self.score, -self.objective, str(self.runs["run_id"].iloc[0])
+
+    @cached_property
+    def objective_rank(self) -> Rank:
+        return -self.objective, -self.score, str(self.runs["run_id"].iloc[0])
 
     @cached_property
     def weak(self) -> bool:
@@ -83,9 +95,17 @@ class Setting:
         return self.runs.sort_values(["brierlm", "score", "run_id"], ascending=[False, False, True]).iloc[0]
 
 
+def ranking(settings: Sequence[Setting]) -> Callable[[Setting], Rank]:
+    """What the best of these has the lowest of: their rank by BrierLM, or by the objective, as a search has it,
+    where no BrierLM of theirs can be told from 0: then it is cut off there, and its order is chance."""
+    if all(setting.weak for setting in settings):
+        return lambda setting: setting.objective_rank
+    return lambda setting: setting.rank
+
+
 def best_setting(settings: Sequence[Setting]) -> Setting:
-    """With the highest mean over its seeds (the smooth score between equal ones)."""
-    return min(settings, key=lambda s: s.rank)
+    """With the highest mean over its seeds (``ranking``)."""
+    return min(settings, key=ranking(settings))
 
 
 @dataclass(frozen=True)

@@ -247,8 +247,8 @@ def rules_section(table: RunTable, parts: list[Part], shown: Part) -> Section:
         "Compute is counted as executed. The autoencoder's training is recorded apart; where it is added, it is "
         "charged in full to every run, although runs share autoencoders.",
         "Intervals are at 95 %, those of differences corrected for all comparisons that are looked at together. "
-        f"{pairing_words(comparison)} The best setting is the one with the highest mean over its seeds, the best "
-        "run the highest of its seeds.",
+        f"{pairing_words(comparison)} The best setting is the one with the highest mean over its seeds (of the "
+        "objective, where no BrierLM can be told from 0), the best run the highest of its seeds.",
         "Sensitivity checks are in no comparison, figure or frontier but their own table.",
     ]
     finals = comparison.finals

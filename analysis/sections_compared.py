@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis import plots_noise
 from analysis.claims import ControlledPair, num_group_claims
-from analysis.comparison import Comparison, noise_of
+from analysis.comparison import Comparison, noise_of, ranking
 from analysis.noise import Needed, NoiseFloor, noise_floor
 from analysis.sections import Section
 from analysis.stats import BETTER, WORSE
@@ -81,7 +81,8 @@ def _what(comparison: Comparison) -> str:
 def groups_table(comparison: Comparison, places: list[Standing]) -> Table:
     """The best setting of every K (or head, ...) and of the baselines against each other."""
     rows: list[list[Cell]] = []
-    ranked = sorted(places, key=lambda place: -place.setting.score)
+    rank = ranking([place.setting for place in places])
+    ranked = sorted(places, key=lambda place: rank(place.setting))
     for first, second in itertools.combinations(ranked, 2):
         gap = first.gaps[second.key]
         rows.append(

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.ablation import Effect
 from analysis.claims import ControlledPair, floor_gaps, group_gaps, num_group_claims
-from analysis.comparison import Comparison, Setting, best_setting
+from analysis.comparison import Comparison, Setting, best_setting, ranking
 from analysis.dimension import Key
 from analysis.rows import FLOORS
 from analysis.scores import score_words
@@ -120,12 +120,17 @@ def _best_group(
         return ["No CALM run completed at the budget, so nothing can be said about K."]
     if len(calm) == 1:
         return _one_group(comparison, calm[0], effects, pairs)
-    first, second = sorted(calm, key=lambda place: -place.setting.score)[:2]
+    rank = ranking([place.setting for place in calm])
+    first, second = sorted(calm, key=lambda place: rank(place.setting))[:2]
     gap = first.gaps[second.key]
     picked, other = ("setting", "setting") if comparison.noise else ("single run", "run")
     own = MISSING if dimension.is_k else comparison.name(first.setting)
-    words = f"The best {picked} has {dimension.phrase(first.key)}{'' if own == MISSING else f' ({own})'}"
-    if gap.verdict == BETTER:
+    which = f"{dimension.phrase(first.key)}{'' if own == MISSING else f' ({own})'}"
+    words = f"The best {picked} has {which}"
+    if _none_above_0(comparison) and gap.verdict != BETTER:
+        behind = f"{dimension.phrase(second.key)} ({number(second.setting.objective)})"
+        words = f"{_first_words(first.setting, which)}, before {behind}; in BrierLM: {gap.verdict}"
+    elif gap.verdict == BETTER:
         words += f"; it is above the best {other} with {dimension.phrase(second.key)}"
     elif gap.verdict == UNDECIDED:
         words += f"; whether it beats {dimension.phrase(second.key)} is {gap.verdict}"
@@ -136,6 +141,19 @@ def _best_group(
     if dimension.is_k:
         return sentences + [_fit_words(effect, pairs) for effect in lead]
     return sentences + exchange_words(first.setting, pairs)
+
+
+def _none_above_0(comparison: Comparison) -> bool:
+    """Whether the highest BrierLM of CALM is there by chance: it is a bound, or 0."""
+    return all(setting.weak for setting in comparison.settings if setting.kind == "calm")
+
+
+def _first_words(first: Setting, name: str) -> str:
+    """Instead of calling it the best."""
+    return (
+        "No CALM setting's BrierLM can be told from 0, so none can be called best; by the study's objective, "
+        f"a smooth score near 0, {name} is first ({number(first.objective)})"
+    )
 
 
 def _one_group(
@@ -151,6 +169,8 @@ def _one_group(
     words = f"The best of {len(calm)} CALM {picked} is {best}, at {score_words(only.best)}"
     if only.setting.num_seeds > 1:
         words += f" ({number(only.setting.score)} over {only.setting.num_seeds} seeds)"
+    if _none_above_0(comparison):
+        words = f"{_first_words(only.setting, best)} of {len(calm)} {picked}"
     decided = [effect for effect in effects if effect.verdict != UNDECIDED]
     rest = exchange_words(only.setting, pairs) or [_fit_words(effect, pairs) for effect in decided]
     return [f"{words}.", *rest]
@@ -256,6 +276,10 @@ def _noise_words(comparison: Comparison) -> str:
     }
     only = notes.get(comparison.noise_kinds, "")
     settings = "1 setting" if noise.num_settings == 1 else f"{noise.num_settings} settings"
+    zero = sum(setting.num_seeds > 1 and not setting.above_0 for setting in comparison.settings)
+    if zero:
+        whose = "setting does not count, its" if zero == 1 else "settings do not count, their"
+        only += f"; {zero} other repeated {whose} scores cannot be told from 0"
     degrees = "1 degree" if noise.dof == 1 else f"{noise.dof} degrees"
     rough = " It rests on little and is rough: more seeds would narrow the intervals." if noise.dof < ROUGH else ""
     return (

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from analysis.ablation import categories, effects
-from analysis.claims import controlled_pairs
+from analysis.claims import controlled_pairs, group_gaps
 from analysis.comparison import cells, compare
+from analysis.dimension import Dimension
 from analysis.table import RunTable, load_runs
 from analysis.verdict import headline, standings
 from tests.suites.run_folders import make_run_folder
@@ -193,6 +196,71 @@ def test_close_runs_are_not_told_apart(tmp_path: Path) -> None:
     comparison = compare(table)
     words = " ".join(headline(comparison, standings(comparison, table.floors), []).lead)
     assert "indistinguishable from the best with K = 1" in words
+
+
+def none_above_0(root: Path, *runs: dict[str, Any], scores: Sequence[float]) -> RunTable:
+    """Runs with a BrierLM of 0 whose smooth scores are these."""
+    table = study(root, *[{"brierlm": 0.0, **run} for run in runs])
+    table.runs["score"] = list(scores)
+    return table
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_where_nothing_can_be_told_from_0_none_is_called_best_and_the_objective_ranks(
+    tmp_path: Path, *, bounded: bool
+) -> None:
+    """As ``calm study status`` does, whose best trial is the one with the highest objective."""
+    values = [{"chunk_size": k} for k in (1, 2, 4)]
+    table = none_above_0(tmp_path / "a", *values, scores=(2.31, 2.56, 2.4))
+    if bounded:
+        table.runs["brierlm"], table.runs["brierlm_high"] = [0.3, 0.1, 0.0], 1.2
+    table.runs["weak_orders"] = "4"
+    comparison = compare(table)
+    lead = headline(comparison, standings(comparison, table.floors), []).lead[0]
+    assert lead.startswith(
+        "No CALM setting's BrierLM can be told from 0, so none can be called best; by the study's objective, "
+        "a smooth score near 0, K = 2 is first (2.56), before K = 4 (2.40); in BrierLM: indistinguishable ("
+        "difference "
+    )
+    assert [gap.first for gap in group_gaps(comparison)] == [2, 2, 4]
+    # one that can be told from 0 is the best again, whatever the smooth score of another
+    table.runs.loc[0, ["brierlm", "score", "weak_orders"]] = 2.0, 2.0, ""
+    comparison = compare(table)
+    lead = headline(comparison, standings(comparison, table.floors), []).lead[0]
+    assert lead.startswith("The best single run has K = 1")
+
+
+def test_neither_is_one_of_a_single_group(tmp_path: Path) -> None:
+    table = none_above_0(tmp_path, *[{"seed": s, "latent_dim": n} for n in (8, 16) for s in (0, 1)],
+                         scores=(2.0, 2.2, 2.1, 2.3))  # fmt: skip
+    comparison = compare(table)
+    one = Dimension("model.chunk_size", ("4",), dict.fromkeys(table.runs["run_id"], "4"))
+    comparison = replace(comparison, dimension=one)
+    places = standings(comparison, table.floors)
+    assert len(places) == 1
+    lead = headline(comparison, places, []).lead[0]
+    assert lead == (
+        "No CALM setting's BrierLM can be told from 0, so none can be called best; by the study's objective, "
+        "a smooth score near 0, L 16 is first (2.20) of 2 trained models."
+    )
+
+
+def test_the_caution_says_which_repeated_settings_do_not_count(tmp_path: Path) -> None:
+    seeds = [{"seed": 0}, {"seed": 1}]
+    clear = [run | {"latent_dim": 16} for run in seeds]
+
+    def caution(folder: str, *latent: int) -> str:
+        zero = [run | {"latent_dim": n, "brierlm": 0.0} for n in latent for run in seeds]
+        table = study(tmp_path / folder, *clear, *zero)
+        comparison = compare(table)
+        return headline(comparison, standings(comparison, table.floors), []).caution
+
+    assert "not count" not in caution("a")
+    assert (
+        "1 degree of freedom; CALM only; 1 other repeated setting does not count, its scores cannot be"
+        in caution("b", 32)
+    )
+    assert "; 2 other repeated settings do not count, their scores cannot be told from 0)" in caution("c", 32, 64)
 
 
 def test_weights_whose_training_is_not_known_are_compared_at_no_budget(tmp_path: Path) -> None:
