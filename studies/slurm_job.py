@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -32,7 +33,7 @@ from studies import launch as launching
 from studies.display import Display, ending_text
 from studies.prepare import Options
 from workbench.errors import StudyError, UserError
-from workbench.home import open_home
+from workbench.home import Home, open_home
 
 EXIT_IN_VAIN, EXIT_USER, EXIT_TERMINATED = 1, 2, 143
 LINGER_SECONDS = 120.0
@@ -105,7 +106,7 @@ class WorkerJob(Checkpointable):  # type: ignore[misc]
 
     def _ended(self, result: launching.Result) -> str:
         """Of a study in which nothing completed the job fails, as ``calm study run`` does."""
-        ending = ending_text(self.name, result.state, result.launch.home)
+        ending = ending_text(self.name, result.state, Home(Path(self.home)))
         if result.state.in_vain:
             print(f"error: {ending}", file=sys.stderr, flush=True)
             raise SystemExit(EXIT_IN_VAIN)
