@@ -72,8 +72,8 @@ def without_file(home: Home, name: str) -> str | None:
         return None
     return (
         f"the database of {home.root} knows the launch {name}, and its folder {home.study(name)} has no "
-        "study.json; bring back a copy of it, or have it written anew with: "
-        f"calm study run {shlex.quote(name)} --storage {shlex.quote(home.optuna_url)}"
+        f"study.json; bring back a copy of it, or have it written anew with: calm study run {home.named(name)} "
+        f"--storage {shlex.quote(home.optuna_url)}"
     )
 
 

@@ -217,7 +217,8 @@ def test_a_launch_whose_study_file_is_gone_is_said_to_be_one_and_gets_it_again(h
     assert f"folder {path.parent} has no study.json; bring back a copy of it, or" in said[0]
     monkeypatch.setattr("studies.launch._run", lambda launch, options, *_: prepare.write_study_file(launch, None))
     command = shlex.split(said[0].partition("written anew with: calm ")[2])
-    invoke(*command, "--home", str(home.root), "--execute", FAKE, "--workers", "1")
+    monkeypatch.chdir(home.root)  # where a command without --home would begin another home
+    invoke(*command, "--execute", FAKE, "--workers", "1")
     left_out = {"created", "staffing", "tracking_uri"}
     after = json.loads(path.read_text())
     assert {k: v for k, v in after.items() if k not in left_out} == {

@@ -169,7 +169,9 @@ def requeued(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_job_works_until_nothing_is_left(requeued: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launching, "run", run := Launched())
-    assert JOB().startswith("1 of 2 cells of tiny-quick failed, most often (once): no heap; ")
+    said = JOB()
+    assert said.startswith("1 of 2 cells of tiny-quick failed, most often (once): no heap; ")
+    assert said.endswith(f"calm study retry tiny-quick --home {JOB.home}")
     assert run.options is not None
     assert run.options.storage == "postgresql://calm:secret@database/calm"
     assert (run.options.workers, run.options.threads, run.options.first_worker) == (1, 2, 3)
