@@ -99,11 +99,15 @@ class Host:
         where = ["--storage", url, "--tracking-uri", tracking_uri]
         return self.calm("study", "run", NAME, *where, "--workers", "1", "--threads", "1")
 
-    def kill(self, launcher: subprocess.Popen[bytes]) -> int:
-        """The launcher and all that it started, before any of them can do a thing about it; how many."""
+    def suspend(self, launcher: subprocess.Popen[bytes]) -> list[psutil.Process]:
+        """The launcher and all that it started."""
         family = [psutil.Process(launcher.pid), *psutil.Process(launcher.pid).children(recursive=True)]
         for process in family:
             process.suspend()
+        return family
+
+    def kill(self, launcher: subprocess.Popen[bytes], family: list[psutil.Process]) -> int:
+        """Those that are suspended, before any of them can do a thing about it; how many."""
         for process in family:
             process.send_signal(signal.SIGKILL)
         launcher.wait()
@@ -200,15 +204,22 @@ def disturb(launch: Launch, hosts: list[Host], tracking_uri: str, rng: random.Ra
     launchers = {host.name: host.run_study(launch.url, tracking_uri) for host in hosts}
     try:
         after = rng.randrange(1, max(2, outcome.wanted // 2))
-        while completed(launch) < after or not (busy := [host for host in hosts if running(launch, host.name)]):
-            said = "\n".join(host.log.read_text() for host in hosts)
-            assert time.monotonic() - began < LONGEST_SECONDS, said
-            assert any(launcher.poll() is None for launcher in launchers.values()), said
-            time.sleep(0.2)
-        victim = rng.choice(busy)
+        family: list[psutil.Process] = []
+        while not family:
+            while completed(launch) < after or not (busy := [h for h in hosts if running(launch, h.name)]):
+                said = "\n".join(host.log.read_text() for host in hosts)
+                assert time.monotonic() - began < LONGEST_SECONDS, said
+                assert any(launcher.poll() is None for launcher in launchers.values()), said
+                time.sleep(0.05)
+            victim = rng.choice(busy)
+            time.sleep(rng.uniform(0.0, 0.2))
+            family = victim.suspend(launchers[victim.name])
+            if not running(launch, victim.name):  # a short trial may have ended meanwhile: another one then
+                for process in family:
+                    process.resume()
+                family = []
         (other,) = (host for host in hosts if host is not victim)
-        time.sleep(rng.uniform(0.0, 0.2))
-        outcome.killed, outcome.processes_killed = victim.name, victim.kill(launchers[victim.name])
+        outcome.killed, outcome.processes_killed = victim.name, victim.kill(launchers[victim.name], family)
         outcome.under_way = running(launch, victim.name)
         outcome.exit_code = launchers[other.name].wait(timeout=LONGEST_SECONDS)
         outcome.seconds = time.monotonic() - began

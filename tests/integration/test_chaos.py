@@ -21,7 +21,7 @@ def test_a_study_that_is_killed_again_and_again_ends_as_if_it_had_not_been(tmp_p
 @pytest.mark.slow
 @postgres.NEEDED
 def test_a_study_on_two_hosts_outlives_one_of_them(tmp_path: Path) -> None:
-    outcome = two_hosts.chaos(tmp_path, trials=4, steps=40, seed=0)
+    outcome = two_hosts.chaos(tmp_path, trials=4, steps=100, seed=0)
     assert outcome.good, outcome.table()
     assert outcome.complete.total() == 4
     assert outcome.given_out_again == 1
