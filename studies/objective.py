@@ -339,7 +339,8 @@ def _bookkeeping(trial: optuna.Trial, worker: Worker) -> Iterator[None]:
 
 ENDING = (OutputError, StudyError)
 """No room or no permission to write, or nothing that could be run: the next trial would meet the same. Any other
-error, also a user's, ends the trial and not the study; three in a row with the same end the launch."""
+error, also a user's, ends the trial and not the study, unless too many with the same follow
+(``worker.stop_if_hopeless``)."""
 
 
 def _note_end(trial: optuna.Trial, reason: str | None) -> None:

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
-from tests.suites.command_line import Command, Done
 from tests.suites.released_weights import (
     BEGIN,
     LANGUAGE_MODEL,
     PAD,
     VOCAB,
     Folders,
+    same_bits,
     settings,
+    weights_of,
     write_folders,
     write_weights,
 )
@@ -77,18 +77,6 @@ def bring_again(released: Released, home: Home, run_dir: Path, **options: Any) -
     return import_released(released, run_dir, home=home, overrides=settings(home.root.parent), **options)
 
 
-def same_bits(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    assert found.keys() == wanted.keys()
-    for name, tensor in wanted.items():
-        assert found[name].dtype == tensor.dtype, name
-        assert torch.equal(bits(found[name]), bits(tensor)), name
-
-
-def bits(tensor: Tensor) -> Tensor:
-    """-0.0 is not 0.0."""
-    return tensor.contiguous().view({2: torch.int16, 4: torch.int32}[tensor.dtype.itemsize])
-
-
 def test_weights_that_do_not_fit_on_the_disk_are_refused_before_anything_is_written(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,13 +87,6 @@ def test_weights_that_do_not_fit_on_the_disk_are_refused_before_anything_is_writ
     assert list((tmp_path / "new").iterdir()) == []
     monkeypatch.setattr(room, "free_room", lambda folder: Free(bytes=2_000_000, files=None))
     assert bring(folders, home, tmp_path / "theirs").status == "completed"
-
-
-def weights_of(folder: Path) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-    for path in folder.glob("*.safetensors"):
-        found |= load_file(path)
-    return found
 
 
 def again(done: Exported) -> Released:
@@ -362,77 +343,6 @@ class TestTheRun:
         assert (record.step, record.tokens) == (0, 0)
         assert "train_flops" not in record.compute
         assert record.compute["infer_flops_per_token"] > 0
-
-
-class TestCommands:
-    @pytest.fixture
-    def calm(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-        return Command(tmp_path, monkeypatch, capsys)
-
-    def bring(self, calm: Command, folders: Folders, *more: str) -> Done:
-        chosen = [part for name, value in settings(calm.folder).items() for part in ("--set", f"{name}={value}")]
-        return calm("import", *folders.arguments(), "--name", "theirs", *chosen, *more)
-
-    @pytest.mark.slow
-    def test_from_import_to_export(self, calm: Command, tmp_path: Path) -> None:
-        folders = write_folders(tmp_path, layout="sharded bin", dtype=torch.bfloat16)
-        done = self.bring(calm, folders)
-        assert (done.code, "parameters: backbone" in done.out) == (0, True), done.err
-        run_dir = tmp_path / "runs" / "single" / "theirs"
-        assert records.read_record(run_dir).final is None
-        scored = calm("evaluate", "theirs", "--json")
-        assert scored.code == 0, scored.err
-        final = records.read_record(run_dir).final
-        assert final is not None
-        assert json.loads(scored.out)["brier"]["brier"] == final.brier.brier
-        assert records.read_evaluations(run_dir) == [final]
-        assert calm("sample", "theirs", "--prompt", "the king and", "--tokens", "8").code == 0
-        tuned = calm(
-            "train", run_dir / "config.yaml", "--name", "tuned", "--tracking-uri", "none", "--json",
-            "--set", "train.init_from=theirs", "--set", "train.train_tokens=2048",
-            "--set", "train.stop_diverged=false",
-        )  # fmt: skip
-        assert tuned.code == 0, tuned.err
-        record = RunRecord.model_validate_json(tuned.out)
-        assert (record.status, record.step) == ("completed", 2)
-        initial = record.environment["initial"]
-        assert initial["run_id"] == "theirs"
-        assert initial["weights_sha256"] == sha256(run_dir / "checkpoint" / "model.safetensors")
-        tuned_dir = next((tmp_path / "runs" / "single").glob("tuned-*"))
-        first, last = (read_tensors(d / "checkpoint" / "model.safetensors") for d in (run_dir, tuned_dir))
-        moved = max(float((first[name] - last[name]).abs().max()) for name in first)
-        assert 0 < moved < 0.05, "two steps from the imported weights"
-        kept = [read_tensors(d / "autoencoder.safetensors") for d in (run_dir, tuned_dir)]
-        same_bits(kept[1], kept[0])
-        compared = calm("compare", "theirs", tuned_dir, "--no-seeds")
-        assert compared.code == 0, compared.err
-        out = calm("export", "theirs", tmp_path / "out", "--json")
-        assert out.code == 0, out.err
-        same_bits(weights_of(tmp_path / "out" / "language-model"), folders.language_model_weights)
-        assert calm("export", tuned_dir, tmp_path / "tuned").code == 0
-        assert {t.dtype for t in weights_of(tmp_path / "tuned" / "language-model").values()} == {torch.float32}
-
-    @pytest.mark.slow
-    def test_one_message_and_code_2(self, calm: Command, tmp_path: Path, whole: Path) -> None:
-        folders = write_folders(tmp_path)
-        assert self.bring(calm, folders).code == 0
-        for done, message in (
-            (self.bring(calm, folders), "already holds a run"),
-            (self.bring(calm, folders, "--study", "nowhere"), "there is no study 'nowhere'"),
-            (calm("export", "theirs", tmp_path / "out", "--dtype", "int8"), "one of float32, bfloat16, float16"),
-            (self.bring(calm, folders, "--trained-tokens", "0"), "a number above 0, 0.0 given"),
-            (calm("export", "theirs", tmp_path), "holds something already"),
-            (calm("rerun", "theirs", "--tracking-uri", "none"), "holds imported weights, whose training"),
-            (calm("export", "nobody", tmp_path / "out"), "no run 'nobody'"),
-            (calm("import", tmp_path, tmp_path, "--name", "x"), "it has no config.json"),
-        ):
-            assert done.code == 2, done
-            assert message in done.err
-            assert "Traceback" not in done.err
-        chosen = calm("import", *folders.arguments(), "--name", "y", "--set", "model.chunk_size=2")
-        assert (chosen.code, "model is what the released weights say" in chosen.err) == (2, True)
-        assert not (tmp_path / "out").exists()
-        assert [p for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
 def test_where_the_same_tokenizer_lies_is_no_difference(tmp_path: Path, home: Home) -> None:
