@@ -45,7 +45,7 @@ LAYERS = [
     {"tracking", "tracking_schema", "tracking_database", "tracking_mlflow", "tracking_launches",
      "tracking_server", "tracking_sync", "tracking_metrics", "tracking_views", "tracking_report",
      "tracking_datasets", "tracking_experiment", "tracking_mlflow_study", "tracking_outages", "tracking_tokens",
-     "tracking_home", "tracking_served"},
+     "tracking_home", "tracking_served", "tracking_targets"},
     {"build"},
     {"saved_runs", "released"},
     {"served_model"},

@@ -307,8 +307,8 @@ def sync(*, tracking_uri: str | None = None, home: Path | str = "runs") -> SyncR
     delivers the reports of studies. What could not be delivered is counted in ``.failed`` and told in
     ``.problems``.
 
-    ``tracking_uri``: of MLflow, None for the one of the home. Raises TrackingError where the server does not
-    answer, or stops answering: call it again later."""
+    ``tracking_uri``: of MLflow, None for the one that each study, or single run, was begun with. Raises
+    TrackingError where a server does not answer, or stops answering: call it again later."""
     from workbench.errors import TrackingError
     from workbench.tracking_sync import sync as deliver_all
 

@@ -1,4 +1,4 @@
-"""Delivers whatever run folders hold and a tracking server does not: after an outage, to a new server,
+"""Delivers whatever run folders hold and their tracking server does not: after an outage, to a new server,
 or after the database was lost. Also ends, on the server, what was killed without a word.
 """
 
@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench import files, records
+from workbench import files, records, tracking_targets
 from workbench.errors import RunError, TrackingError
 from workbench.home import Home
 from workbench.tracking import SINGLE, Outcome, Tracker, open_tracker
 from workbench.tracking_database import ExperimentDeleted, ServerAway, absolute
+from workbench.tracking_home import own_uri
 from workbench.tracking_launches import STUDY, SUMMARY, latest_launch, read_launches, read_study_part
 from workbench.tracking_report import StudyReport, read_report_cursor
 from workbench.tracking_schema import KILLED, effective_status, read_cursor, settled_mark, without_password
@@ -43,6 +44,10 @@ class SyncReport:
     """Runs whose folder cannot be read."""
     problems: list[str] = field(default_factory=list)
     """What the user should be told."""
+    servers: list[str] = field(default_factory=list)
+    """To which runs were delivered, or were to be; without passwords."""
+    silent: set[str] = field(default_factory=set)
+    """Those that did not answer, or stopped answering."""
 
     @property
     def failed(self) -> int:
@@ -51,7 +56,7 @@ class SyncReport:
 
     @property
     def away(self) -> bool:
-        """Whether the server stopped answering on the way."""
+        """Whether a server does not answer, or stopped answering on the way."""
         return self.counts[Outcome.AWAY] > 0
 
     def __str__(self) -> str:
@@ -75,40 +80,76 @@ def sync(
     *,
     which: Callable[[Path, records.RunRecord], bool] = lambda _, __: True,
 ) -> SyncReport:
-    """Deliver every run under ``home``; ``on_run`` hears of each, with None for one that cannot be read.
+    """Deliver every run under ``home``; ``on_run`` hears of each, with None for one that cannot be read. ``uri``:
+    the server to deliver to; None: each study, and each run outside studies, to the one that it was begun with.
     ``build_report`` makes the report of a study, given its name; it is asked only for a study of which something
     was new, or whose launch shows no report yet. ``which`` leaves runs out.
 
     A server that is busy is asked again for a minute, and given up for good then: what remains counts as away.
 
-    Raises TrackingError where the server does not answer at the start."""
+    Raises TrackingError where the only server does not answer at the start, or needs a password that is not
+    known."""
     report = SyncReport()
-    asked = False
-    for study, run_dirs in _by_study(home, report, which).items():
-        try:
-            tracker: MlflowTracker | Outcome = Outcome.AWAY if report.away else _open(uri, study, home)
-        except ServerAway:
-            if not asked:
-                raise
-            tracker = Outcome.AWAY
-        except ExperimentDeleted as error:
-            report.problems.append(str(error))
-            tracker = Outcome.REFUSED
-        asked = True
+    groups = _by_server(home, uri, _by_study(home, report, which))
+    report.servers = list(dict.fromkeys(without_password(absolute(server)) for server, _, _ in groups))
+    for number, (server, study, run_dirs) in enumerate(groups):
+        tracker = _opened(server, study, home, report, alone=number == 0 and len(report.servers) == 1)
         for run_dir in run_dirs:  # on a host that died nothing else comes by
             files.remove_halves(run_dir, f".{records.CHECKPOINT}.*")
         _sync_study(tracker, home, study, run_dirs, report, on_run, build_report)
     return report
 
 
+def _by_server(
+    home: Home, uri: str | None, groups: dict[str | None, list[Path]]
+) -> list[tuple[str, str | None, list[Path]]]:
+    """Runs with their study and where they are delivered to. Raises TrackingError for a password that is not
+    known."""
+    if uri is not None:
+        return [(uri, study, run_dirs) for study, run_dirs in groups.items()]
+    found: dict[tuple[str, str | None], list[Path]] = {}
+    for study, run_dirs in groups.items():
+        if study is not None:
+            found[tracking_targets.of_study(home, study), study] = run_dirs
+            continue
+        for run_dir in run_dirs:
+            found.setdefault((tracking_targets.of_run(home, run_dir), None), []).append(run_dir)
+    return [
+        (tracking_targets.with_password(server), study, run_dirs) for (server, study), run_dirs in found.items()
+    ]
+
+
+def _opened(
+    server: str, study: str | None, home: Home, report: SyncReport, *, alone: bool
+) -> MlflowTracker | Outcome:
+    """Or what becomes of the runs without it. Raises ServerAway where it was to be the first and only one."""
+    known = without_password(absolute(server))
+    if known in report.silent:
+        return Outcome.AWAY
+    try:
+        return _open(server, study, home)
+    except ServerAway as error:
+        if alone:
+            raise
+        report.problems.append(str(error))
+        report.silent.add(known)
+        return Outcome.AWAY
+    except ExperimentDeleted as error:
+        report.problems.append(str(error))
+        return Outcome.REFUSED
+
+
 def deliver_left(home: Home, uri: str | None, study: str | None = None) -> SyncReport | None:
     """Deliver what earlier processes left of the runs of ``study`` (None: of those outside studies): not sent when
     they ended, or shown as running although their process is gone. None where nothing is left, which is found
     without asking the server. Raises TrackingError."""
-    here = without_password(absolute(home.mlflow_uri if uri is None else uri))
+    server = home.mlflow_uri if uri is None else uri
+    here = without_password(absolute(server))
 
     def left(run_dir: Path, record: records.RunRecord) -> bool:
-        return record.study == study and not _is_settled(run_dir, record, here)
+        if record.study != study or _is_settled(run_dir, record, here):
+            return False
+        return study is not None or tracking_targets.of_run(home, run_dir) in (here, own_uri(home))
 
     def also_whole(_: Path, record: records.RunRecord) -> bool:
         return record.study == study
@@ -117,7 +158,7 @@ def deliver_left(home: Home, uri: str | None, study: str | None = None) -> SyncR
     open_launch = any(row.tracking_uri == here and row.gone for row in launches)
     if uri == "none" or not (open_launch or _by_study(home, SyncReport(), left)):
         return None
-    return sync(home, uri, which=also_whole if open_launch else left)
+    return sync(home, server, which=also_whole if open_launch else left)
 
 
 def deliver_left_aside(home: Home, uri: str | None) -> None:
@@ -166,7 +207,7 @@ def _sync_study(
             outcome = _deliver(tracker, run_dir, report)
             if on_run is not None:
                 on_run(run_dir, outcome)
-        if study is not None and not report.away:
+        if study is not None and tracker.uri not in report.silent:
             _settle_launches(tracker, home, study, report)
             if build_report is not None:
                 new = report.counts[Outcome.DELIVERED] > before
@@ -189,7 +230,7 @@ def _by_study(
     return groups
 
 
-def _open(uri: str | None, study: str | None, home: Home) -> MlflowTracker:
+def _open(uri: str, study: str | None, home: Home) -> MlflowTracker:
     from workbench.tracking_mlflow import MlflowTracker
 
     tracker = open_tracker(uri, experiment=study or SINGLE, home=home)
@@ -215,7 +256,7 @@ def _ensure_launch(tracker: MlflowTracker, home: Home, study: str, report: SyncR
 def _deliver(tracker: Tracker, run_dir: Path, report: SyncReport) -> Outcome | None:
     """None where the run cannot be read. Once the server is away it is not asked again."""
     try:
-        outcome = Outcome.AWAY if report.away else tracker.mirror(run_dir)
+        outcome = Outcome.AWAY if tracker.uri in report.silent else tracker.mirror(run_dir)
         if outcome is Outcome.DELIVERED and effective_status(run_dir, records.read_record(run_dir)) == KILLED:
             report.reaped += 1
     except RunError as error:
@@ -223,6 +264,8 @@ def _deliver(tracker: Tracker, run_dir: Path, report: SyncReport) -> Outcome | N
         report.problems.append(str(error))
         return None
     report.counts[outcome] += 1
+    if outcome is Outcome.AWAY:
+        report.silent.add(tracker.uri)
     return outcome
 
 

@@ -25,6 +25,7 @@ from tests.suites.run_folders import make_run_folder
 from tests.suites.study_launch import FAKE, create, tiny_spec
 from tests.suites.tracker_suite import cut_back, grow_again, set_record
 from workbench import files, tracking_outages
+from workbench.errors import TrackingError
 from workbench.home import open_home
 from workbench.tracking import Outcome, open_tracker
 from workbench.tracking_launches import read_launches
@@ -93,7 +94,9 @@ def test_a_study_whose_server_is_away_is_resumed_all_the_same(
     warnings = [r.getMessage() for r in caplog.records if r.name == "workbench.tracking"]
     assert [f"{uri} does not answer (connection refused)" in text for text in warnings] == [True]
     shutil.copy(tracking_database, launch.home.root / "mlflow.db")
-    report = sync(launch.home)
+    with pytest.raises(TrackingError, match=f"{uri} does not answer"):
+        sync(launch.home)
+    report = sync(launch.home, launch.home.mlflow_uri)
     assert report.counts[Outcome.DELIVERED] == 2
     (shown,) = read_launches(launch.home, launch.name)
     assert shown.status == "FINISHED"

@@ -45,6 +45,15 @@ ServerOption = Annotated[
         help="MLflow server or database; default: the database of the home.",
     ),
 ]
+EachServerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        envvar="CALM_TRACKING_URI",
+        callback=_but_not_none,
+        help="MLflow server or database; default: the one that each study, or single run, was begun with.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 HeadSamplingOption = Annotated[
     list[str] | None,

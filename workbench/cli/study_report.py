@@ -6,7 +6,6 @@ The one place where the report (``analysis``) and the tracking server meet.
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,11 +72,12 @@ def _deliver(home: Home, study: str, folder: Path | None, tracking_uri: str | No
     """Why it is not shown; None where it is, or need not be."""
     from workbench.tracking import Outcome, open_tracker
     from workbench.tracking_launches import latest_launch, read_launches
+    from workbench.tracking_targets import with_password
 
     launches = read_launches(home, study)
     if not launches or tracking_uri == "none":
         return None
-    tracker = open_tracker(_with_password(tracking_uri or launches[-1].tracking_uri), experiment=study, home=home)
+    tracker = open_tracker(with_password(tracking_uri or launches[-1].tracking_uri), experiment=study, home=home)
     with contextlib.closing(tracker):
         launch = latest_launch(home, study, tracker.uri)
         if launch is None:
@@ -85,11 +85,3 @@ def _deliver(home: Home, study: str, folder: Path | None, tracking_uri: str | No
         report = build_study_report(home, study) if folder is None else read_study_report(home, study, folder)
         outcome = tracker.show_report(study, launch.run_id, report)
     return None if outcome in (Outcome.DELIVERED, Outcome.COMPLETE) else outcome.value
-
-
-def _with_password(uri: str) -> str:
-    """A launch remembers its server without the password, which the environment may know."""
-    from workbench.tracking_schema import without_password
-
-    known = os.environ.get("CALM_TRACKING_URI")
-    return known if known and without_password(known) == uri else uri

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli.options import HomeOption, ServerOption
+from workbench.cli.options import EachServerOption, HomeOption
 
 if TYPE_CHECKING:
     from workbench.tracking_report import StudyReport
@@ -52,12 +52,12 @@ def ui(
 
 def sync(
     home: HomeOption = Path("runs"),
-    tracking_uri: ServerOption = None,
+    tracking_uri: EachServerOption = None,
 ) -> None:
-    """Deliver to MLflow whatever it does not have of the runs under --home, and the reports of their studies.
-    What was killed without a word is shown as killed. Exit code 1 where a run could not be delivered (its folder
-    cannot be read, it was deleted there) or a study's files are damaged, 2 where the server
-    does not answer or stops answering: again later."""
+    """Deliver to MLflow whatever it does not have of the runs under --home, and the reports of their studies: to
+    the server that each was begun with, or all of it to --tracking-uri. What was killed without a word is shown
+    as killed. Exit code 1 where a run could not be delivered (its folder cannot be read, it was deleted there) or
+    a study's files are damaged, 2 where a server does not answer or stops answering: again later."""
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -92,7 +92,11 @@ def sync(
     for problem in report.problems:
         console.print(f"[yellow]{escape(problem)}[/yellow]", soft_wrap=True)
     console.print(f"{total} runs: {report}", markup=False, soft_wrap=True)
+    console.print(f"delivered to {', '.join(report.servers)}", markup=False, soft_wrap=True)
     if report.away:
-        raise TrackingError("the tracking server stopped answering; run calm sync again to deliver the rest")
+        raise TrackingError(
+            f"{', '.join(sorted(report.silent))} did not answer, or stopped answering; run calm sync again to "
+            "deliver the rest"
+        )
     if report.failed or report.problems:
         raise typer.Exit(1)
