@@ -243,7 +243,7 @@ def compare(table: RunTable) -> Comparison:
         names=setting_names(runs, parameters, [c for c in table.config_columns if c not in BUDGETS]),
         noise=noise,
         noise_is_split=is_split,
-        noise_kinds=tuple(sorted({s.kind for s in settings if s.num_seeds > 1 and not s.weak})),
+        noise_kinds=tuple(sorted({s.kind for s in settings if s.num_seeds > 1 and s.above_0})),
         positions=table.positions,
         floor_scores=table.floor_scores,
     )

@@ -125,9 +125,10 @@ def search_objective(trial: optuna.Trial, worker: Worker, claimed: Callable[[], 
             used = used_seeds(trial.study.get_trials(deepcopy=False), trial.number, trial.params)
             trial.set_user_attr("seeds", space.next_seeds(spec.seeds, used))
         seeds = trial.user_attrs["seeds"]
-        run_ids = _run_ids(trial, worker, config, f"t{trial.number:03d}", seeds)
+        prefix = f"t{recovery.number_of(trial):03d}"
+        run_ids = _run_ids(trial, worker, config, prefix, seeds)
         claimed()
-        label = f"t{trial.number:03d} {describe(trial.params)}"
+        label = f"{prefix} {describe(trial.params)}"
         return _mean_score(trial, worker, config, seeds, run_ids, role="trial", label=label)
 
 
@@ -244,7 +245,9 @@ def _run(
                 config,
                 run_dir,
                 home=launch.home,
-                identity=worker.runner.identity(study=launch.name, role=role, trial=trial.number, name=name),
+                identity=worker.runner.identity(
+                    study=launch.name, role=role, trial=recovery.number_of(trial), name=name
+                ),
                 tracker=worker.tracker,
                 parent=worker.tracking_parent,
                 on_evaluation=_on_evaluation(trial, worker, run_dir, config, prunable),

@@ -385,4 +385,6 @@ def retry(launch: Launch, execute: str | None = None) -> list[str]:
         for study, failed in ((launch.search, trials), (launch.cells, cells)):
             for trial in failed:
                 recovery.requeue(study, trial.number, forgive=True)
-    return [*(f"trial {trial.number}" for trial in trials), *names]
+        if trials or cells:
+            launch.search.set_user_attr("abort", "")  # what ended the last session
+    return [*(f"trial {recovery.number_of(trial)}" for trial in trials), *names]

@@ -39,7 +39,7 @@ class TrialRow:
     worker: dict[str, Any] = field(default_factory=dict)
     """Of a trial under way."""
     number: int = -1
-    """In its Optuna study."""
+    """In its Optuna study, where every attempt has one; the label has the first."""
     is_cell: bool = False
     evaluations: int = 0
     """Done so far, over all its runs."""
@@ -80,7 +80,7 @@ def snapshot(launch: Launch, workers: int | None = 1) -> Snapshot:
     cells = launch.cells.get_trials(deepcopy=False)
     best = plan.best_trial(launch.search)
     counts, cell_counts = plan.count(trials), plan.count(cells)
-    rows = (*_rows(trials, is_cell=False), *_rows(cells, is_cell=True))
+    rows = (*_rows(trials), *_rows(cells, of={t.number: recovery.number_of(t) for t in trials}))
     if workers is None:
         workers = len({str(row.worker) for row in rows if row.state == "running"})
     cells_wanted = max(len(spec.baselines) + len(spec.check_names), _num_cells(cells))
@@ -92,7 +92,7 @@ def snapshot(launch: Launch, workers: int | None = 1) -> Snapshot:
         cells_wanted=cells_wanted,
         cells=cell_counts,
         rows=rows,
-        best=_row(best, is_cell=False) if best else None,
+        best=_row(best) if best else None,
         seconds_left=time_left.seconds_left(spec, trials, cells, remaining, cells_left, workers),
         finished=plan.is_finished(spec, launch.search, launch.cells),
     )
@@ -103,19 +103,22 @@ def _num_cells(cells: list[FrozenTrial]) -> int:
     return len({(storage.cell_of(t), t.user_attrs.get("of_trial")) for t in cells})
 
 
-def _rows(trials: list[FrozenTrial], *, is_cell: bool) -> list[TrialRow]:
+def _rows(trials: list[FrozenTrial], of: dict[int, int] | None = None) -> list[TrialRow]:
     again = recovery.superseded(trials)
-    return [_row(t, is_cell=is_cell) for t in trials if t.number not in again]
+    return [_row(t, of) for t in trials if t.number not in again]
 
 
-def _row(trial: FrozenTrial, *, is_cell: bool) -> TrialRow:
+def _row(trial: FrozenTrial, searched: dict[int, int] | None = None) -> TrialRow:
+    """``searched``: of a cell, under which number each trial of the search is known."""
+    is_cell = searched is not None
     runs = trial.user_attrs.get("runs") or [""]
     done = len(trial.user_attrs.get("scores", ())) if trial.state == TrialState.RUNNING else 0
-    of = trial.user_attrs.get("of_trial")
+    best = trial.user_attrs.get("of_trial")
+    of = (searched or {}).get(best, best)
     cell = storage.cell_of(trial) if is_cell else ""
     reason = trial.user_attrs.get("reason", "")
     return TrialRow(
-        label=cell or f"trial {trial.number}",
+        label=cell or f"trial {recovery.number_of(trial)}",
         state="waiting" if recovery.was_lost(trial) else trial.state.name.lower(),
         score=trial.value if trial.state == TrialState.COMPLETE else None,
         params=(f"of trial {of}" if of is not None else "") if is_cell else _params_text(trial),

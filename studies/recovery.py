@@ -92,7 +92,7 @@ def _end_the_dead(study: optuna.Study, heartbeat: HeartbeatSpec, folder: Path) -
             study.tell(trial.number, state=TrialState.FAIL)
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
             continue  # it ended by itself meanwhile
-        log.warning("trial %d of %s: %s", trial.number, study.study_name, cause)
+        log.warning("trial %d of %s: %s", number_of(trial), study.study_name, cause)
 
 
 _seen: dict[tuple[int, int], tuple[str, float]] = {}
@@ -218,6 +218,13 @@ def _made_up_for(trials: list[FrozenTrial]) -> set[int]:
 def _trained(trial: FrozenTrial) -> list[tuple[Any, ...]]:
     setting = tuple(sorted(trial.params.items()))
     return [(setting, seed) for seed in trial.user_attrs.get("seeds", [])]
+
+
+def number_of(trial: FrozenTrial | optuna.Trial) -> int:
+    """Under which a trial is known: its first one, which its run folders are named by, however often it was queued
+    again. Optuna counts every attempt."""
+    continued = trial.user_attrs.get("continues") or [trial.number]
+    return int(continued[0])
 
 
 def failed(study: optuna.Study) -> list[FrozenTrial]:

@@ -28,7 +28,7 @@ def left(study: optuna.Study) -> list[FrozenTrial]:
 def queued(launch: Launch) -> list[str]:
     """What was queued again and not begun, as where ``calm study retry`` was interrupted."""
     return [
-        storage.cell_of(trial) or f"trial {trial.number}"
+        storage.cell_of(trial) or f"trial {recovery.number_of(trial)}"
         for study in (launch.search, launch.cells)
         for trial in left(study)
         if trial.state == TrialState.WAITING

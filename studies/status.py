@@ -19,6 +19,9 @@ from studies.slurm import Job, queued_jobs
 from studies.storage import Launch
 from workbench import processes
 
+MOST_BEGUN = 5
+"""So many queued trials that were begun are named."""
+
 
 @dataclass(frozen=True)
 class Running:
@@ -39,12 +42,12 @@ class Running:
         if self.alive:
             return "alive"
         if self.alive is False:
-            return "its process has ended; the trial is continued by the next worker"
+            return "its process has ended; the trial is queued again, and goes on from its last checkpoint"
         if self.unseen is None:
             return "no sign of life yet"
         said = _unseen(self.unseen, self.grace)
         lost = self.silent is not None and self.silent > self.grace
-        return f"{said}; the trial is continued by the next worker" if lost else said
+        return f"{said}; the trial is queued again, and goes on from its last checkpoint" if lost else said
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ def status_lines(status: Status) -> list[str]:
     if not state.finished:  # then nobody waits for anything, whatever a lost host has left
         lines += _waiting_lines(status)
     if state.search.waiting + state.cells.waiting:
-        lines.append(f"queued: {state.search.waiting + state.cells.waiting}")
+        lines.append(f"queued: {state.search.waiting + state.cells.waiting}{_begun(state)}")
     lines += [job.words() for job in status.jobs]
     lines += [f"failed: {row.label} {row.params}: {row.reason}" for row in state.of_state("fail")]
     if status.aborted:
@@ -199,6 +202,12 @@ def status_lines(status: Status) -> list[str]:
     if state.of_state("fail"):
         lines.append(f"failed ones again: calm study retry {status.named}")
     return lines
+
+
+def _begun(state: Snapshot) -> str:
+    labels = [row.label for row in state.of_state("waiting") if row.run_id]
+    more = f" and {len(labels) - MOST_BEGUN} more" if len(labels) > MOST_BEGUN else ""
+    return f" ({', '.join(labels[:MOST_BEGUN])}{more} begun before)" if labels else ""
 
 
 def _waiting_lines(status: Status) -> list[str]:

@@ -3,7 +3,8 @@
 import pytest
 from optuna.trial import TrialState
 
-from studies import plan, prepare, recovery, retried
+from studies import plan, prepare, progress, recovery, retried
+from studies.status import status, status_lines
 from studies.worker import run_trial, take
 from tests.suites.study_launch import create, steps, tiny_spec, worker
 from workbench import records
@@ -78,3 +79,33 @@ def test_nothing_is_drawn_where_nothing_is_left(tmp_path):
     launch = create(tmp_path, tiny_spec(baselines={}))
     run_trial(only_queued(launch), "search", lambda: None)
     assert launch.search.get_trials() == []
+
+
+def test_however_often_it_is_queued_a_trial_keeps_its_number(tmp_path, monkeypatch):
+    """In tables, names of runs and MLflow's tags: its folders are named by it."""
+    launch = create(tmp_path, tiny_spec(trials=3, baselines={}, checks={}))
+    monkeypatch.setenv("FAKE_FAIL", "t001")
+    steps(launch, most=3)
+    monkeypatch.delenv("FAKE_FAIL")
+    launch.search.set_user_attr("abort", "the last trials failed alike")
+    assert "ended by an error: the last trials failed alike" in status_lines(status(launch))
+    assert prepare.retry(launch) == retried.queued(launch) == ["trial 1"]
+    lines = status_lines(status(launch))
+    assert "queued: 1 (trial 1 begun before)" in lines
+    assert not any("error" in line for line in lines)
+    assert retry_steps(launch) == ["search", "done"]
+    (again,) = [row for row in progress.snapshot(launch).rows if row.run_id == "t001-s0"]
+    assert (again.label, again.number) == ("trial 1", 3)
+    record = records.read_record(launch.folder / "t001-s0")
+    assert (record.trial, record.name.partition(" ")[0]) == (1, "t001")
+
+
+def test_a_check_names_the_trial_by_that_number(tmp_path, monkeypatch):
+    launch = create(tmp_path, tiny_spec(trials=1, baselines={}, checks={"lr_factors": [2.0]}))
+    monkeypatch.setenv("FAKE_FAIL", "t000")
+    steps(launch, most=1)
+    monkeypatch.delenv("FAKE_FAIL")
+    prepare.retry(launch)
+    assert steps(launch)[-1] == "done"
+    (check,) = [row for row in progress.snapshot(launch).rows if row.is_cell]
+    assert check.params == "of trial 0"

@@ -99,7 +99,7 @@ def test_a_folder_that_became_another_trials_later_is_refused(tmp_path):
     assert f"calm study retry tiny-quick --home {launch.home.root}" in failed.user_attrs["reason"]
     assert content(path.parent) == before
     shutil.move(path.parent, tmp_path / "elsewhere")
-    assert prepare.retry(launch) == ["trial 1"]
+    assert prepare.retry(launch) == ["trial 0"]
     steps(launch)
     assert launch.search.get_trials()[-1].state == TrialState.COMPLETE
 

@@ -89,8 +89,8 @@ def test_one_of_this_machine_that_has_ended(tmp_path: Path) -> None:
         (8, r"last sign of life ([89]|[1-5]\d) s ago", 1),  # 8 and what the test takes
         (
             1000,
-            r"cannot be seen from here \(last sign of life 17 min ago\); the trial is continued by the next "
-            r"worker",
+            r"cannot be seen from here \(last sign of life 17 min ago\); the trial is queued again, and "
+            r"goes on from its last checkpoint",
             0,
         ),
         (None, r"no sign of life yet", 0),
