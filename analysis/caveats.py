@@ -12,7 +12,7 @@ WORDS = {
     "reconstruction": "an autoencoder that reconstructs less than 99 % of held-out tokens",
     "brittle_decoder": "a decoder that fails under small noise on the latent vector",
     "brierlm_zero": "a BrierLM that cannot be told from 0",
-    "below_floor": "a score not above an n-gram table's",
+    "below_floor": "a score not above the best n-gram table's",
     "ignores_context": "a head that ignores its context",
     "identical_draws": "samples that do not differ, so that its BrierLM means nothing",
     "seen_text": "evaluated text that occurs in the training text",

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from analysis.paper_figures import paper_files
 
@@ -188,25 +188,34 @@ def ordinal(index: int, num: int) -> str:
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def power_of_ten(value: float) -> str:
-    """1e11 as 10¹¹, 3e11 as 3×10¹¹."""
+def power_of_ten(value: float, digits: int = 2) -> str:
+    """1e11 as 10¹¹, 3e11 as 3×10¹¹; ``digits`` of the factor."""
     if value <= 0 or not math.isfinite(value):
         return f"{value:g}"
     exponent = math.floor(math.log10(value) + 1e-9)
     mantissa = value / 10**exponent
-    head = "" if abs(mantissa - 1) < 1e-6 else f"{mantissa:.2g}×"
+    head = "" if abs(mantissa - 1) < 1e-6 else f"{mantissa:.{digits}g}×"
     return f"{head}10{str(exponent).translate(_SUPERSCRIPTS)}"
 
 
 def log_x(axes: Axes) -> None:
-    """Logarithmic x axis with 1, 2, 5 labelled over short ranges and powers of ten over long ones."""
+    """Logarithmic x axis with 1, 2, 5 labelled over short ranges, equal steps over very short ones and powers of
+    ten over long ones."""
     axes.set_xscale("log")
     low, high = axes.get_xlim()
-    if high / low < 30:
+    if high / low < 2:
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+    elif high / low < 30:
         subs: Sequence[float] = (1.0, 2.0, 5.0) if high / low > 4 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
         axes.xaxis.set_major_locator(LogLocator(subs=subs))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value, _digits(axes))))
     axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _digits(axes: Axes) -> int:
+    """With which two ticks of a short axis differ."""
+    low, high = axes.get_xlim()
+    return max(2, 2 - math.floor(math.log10(high / low - 1))) if 1 < high / low < 1.5 else 2
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -266,7 +266,9 @@ def _heartbeat(stored_file: Mapping[str, Any] | None, path: Path) -> HeartbeatSp
 def _check_name(name: str) -> None:
     """Raises StudyError for a name that is no folder's, or that a shell, a spreadsheet or a reader trips over."""
     plain = _PLAIN_NAME.fullmatch(name) and not name.endswith((".", " ")) and len(name.encode()) <= _LONGEST_NAME
-    if not plain or name in ("single", "mlartifacts"):
+    if name in ("single", "mlartifacts"):
+        raise StudyError(f"--name {name} is taken: the home has a folder of that name; choose another")
+    if not plain:
         raise StudyError(
             f"--name wants a plain name for a folder (for example joint-wide): letters, digits, spaces and "
             f"-_.,+=(), at most {_LONGEST_NAME} bytes; {shortened(name)} given"

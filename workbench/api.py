@@ -320,8 +320,23 @@ def sync(*, tracking_uri: str | None = None, home: Path | str = "runs") -> SyncR
 
 def run_folder(title: str, resolved: RunConfig, home: Home) -> Path:
     """Where a single run lies: it depends on its name and on the configuration with its own seed alone, so that
-    the command and the function find each other's runs."""
-    return home.single_runs() / f"{slug(title)}-{resolved.hash()[:8]}"
+    the command and the function find each other's runs. Where another name looks the same in a folder's (``a b``
+    and ``a=b``), the one that comes second gets a folder of its own."""
+    from workbench.config import content_hash
+
+    folder = home.single_runs() / f"{slug(title)}-{resolved.hash()[:8]}"
+    own, names = folder.with_name(f"{folder.name}-{content_hash(title)[:8]}"), (title, f"{title} s{resolved.seed}")
+    return folder if _name_in(folder) in (None, *names) and _name_in(own) not in names else own
+
+
+def _name_in(folder: Path) -> str | None:
+    from workbench import records
+    from workbench.errors import RunError
+
+    try:
+        return records.read_record(folder).name if (folder / records.RECORD).exists() else None
+    except RunError:  # told when it is continued
+        return None
 
 
 def require_name(name: str) -> str:

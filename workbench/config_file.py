@@ -151,6 +151,11 @@ def with_head_sampling(config: RunConfig, overrides: Mapping[str, Any]) -> RunCo
 
 def _refuse_training(config: RunConfig, name: str, known: list[str], overrides: Mapping[str, Any]) -> None:
     """Raises ConfigError that says why ``name`` cannot be set of a trained model."""
+    if name.startswith("data."):
+        raise ConfigError(
+            f"{name} cannot be changed of a run that is there: its text is a part of it; train another run with "
+            "it, or, where its weights were imported, import them again with it"
+        )
     if not isinstance(config.model, CalmConfig):
         raise ConfigError(
             f"{name} cannot be changed without training anew; a token baseline has no settings of sampling"

@@ -8,6 +8,7 @@ another spelling.
 
 from __future__ import annotations
 
+import codecs
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -138,9 +139,11 @@ def _lines(
                 try:
                     yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
+                    marked = number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
                     raise DataError(
                         f"{path}, line {number}: not UTF-8 text (byte 0x{line[error.start]:02x} in column "
-                        f"{error.start + 1}); convert the file, for example with iconv -f LATIN1 -t UTF-8"
+                        f"{error.start + 1}); convert the file, for example with iconv -f "
+                        f"{'UTF-16' if marked else 'LATIN1'} -t UTF-8"
                     ) from None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or str(error) or type(error).__name__}") from None

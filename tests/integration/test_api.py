@@ -18,11 +18,15 @@ from analysis import api as analysis
 from studies import api as studies
 from tests.suites.command_line import Command, write_config
 from tests.suites.released_weights import write_folders
+from tests.suites.run_folders import make_run_folder
 from tests.suites.tiny_runs import tree, write_text
+from tests.suites.tracker_suite import set_record
 from workbench import api
 from workbench.api import Trained
 from workbench.cli import app
+from workbench.config import RunConfig
 from workbench.errors import ConfigError, DataError, OutputError, RunError, StudyError, TrackingError
+from workbench.home import Home
 from workbench.tracking import Outcome
 from workbench.tracking_sync import SyncReport
 
@@ -60,6 +64,23 @@ def test_training_is_what_the_command_does(
     assert done.code == 0, done.err
     assert (run.folder / "record.json").read_bytes() == before
     assert api.train(file, name="my run", home=folder / "runs").folder == run.folder
+
+
+def test_names_that_look_the_same_as_folders_have_folders_of_their_own(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    resolved = RunConfig.model_validate({"seed": 3})
+    first = api.run_folder("a b", resolved, home)
+    assert api.run_folder("a=b", resolved, home) == first
+    make_run_folder(first, name="a b")
+    assert api.run_folder("a b", resolved, home) == first
+    second = api.run_folder("a=b", resolved, home)
+    assert second.name.startswith(f"{first.name}-")
+    make_run_folder(second, name="a=b")
+    assert api.run_folder("a=b", resolved, home) == second
+    set_record(first, name="a b s3")  # of --seeds
+    assert api.run_folder("a b", resolved, home) == first
+    shutil.rmtree(first)
+    assert [api.run_folder(name, resolved, home) for name in ("a b", "a=b")] == [first, second]
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ def test_how_many_runs_and_which() -> None:
         ("calm", 4, "collapse, below_floor"), ("calm", 4, "below_floor"), ("calm", 1, ""), ("baseline", None, "")
     )
     assert caveats(frame) == [
-        "2 of 4 compared runs have a score not above an n-gram table's (K = 4: 2).",
+        "2 of 4 compared runs have a score not above the best n-gram table's (K = 4: 2).",
         "1 of 4 compared runs has an autoencoder with collapsed latent dimensions (K = 4: 1).",
     ]
 

@@ -168,9 +168,11 @@ def test_every_cells_text_is_read_before_a_launch(home, monkeypatch, tmp_path):
         assert storage.load("tiny-quick", database.open_storage(home.optuna_url, home, HeartbeatSpec())) is None
 
 
-@pytest.mark.parametrize("name", ["", "a/b", ".hidden", "single"])
-def test_a_launch_name_is_a_folder_name(home, name):
-    with pytest.raises(StudyError, match="plain name for a folder"):
+@pytest.mark.parametrize(
+    ("name", "said"), [*((n, "plain name for a folder") for n in ("", "a/b", ".hidden")), ("single", "is taken")]
+)
+def test_a_launch_name_is_a_folder_name(home, name, said):
+    with pytest.raises(StudyError, match=said):
         launch(home, launch=name)
 
 

@@ -152,6 +152,9 @@ def test_paths_with_characters_that_datasets_takes_for_patterns(tmp_path: Path) 
 
 
 def test_text_errors(tmp_path: Path) -> None:
+    (tmp_path / "wide.txt").write_text("one\ntwo\n", encoding="utf-16")
+    with pytest.raises(DataError, match="iconv -f UTF-16 -t UTF-8"):
+        documents(f"text:{tmp_path}/wide.txt")
     (tmp_path / "latin.txt").write_bytes(b"one\ntwo\ncaf\xe9\n")
     with pytest.raises(DataError, match=r"latin\.txt, line 3: not UTF-8 text \(byte 0xe9 in column 4\)"):
         documents(f"text:{tmp_path}")
