@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from analysis import style
 from analysis.comparison import Comparison
@@ -175,6 +175,8 @@ def _scatter(
 
 def _few_log_ticks(axes: Axes) -> Any:
     low, high = axes.get_xlim()
+    if high / low < 2:
+        return MaxNLocator(4)
     subs = (1.0,) if high / low > 30 else (1.0, 3.0) if high / low > 8 else (1.0, 2.0, 3.0, 5.0)
     return LogLocator(subs=subs, numticks=6)
 

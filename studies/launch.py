@@ -87,6 +87,8 @@ def _opened(options: Options, home: Home, display: Display) -> Result:
             last=None if options.anew else last_session(stored),
         ).here()
         display.note(staffing.words())
+        if others := presence.others(launch.folder):
+            display.note(others)
         return _run(launch, replace(options, tracking_uri=uri), tracker, staffing, display)
 
 

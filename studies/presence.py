@@ -121,6 +121,16 @@ def workers(folder: Path, busy: Container[Key] = ()) -> list[Seen]:
     return found
 
 
+def others(folder: Path) -> str:
+    """What a launcher that joins in should know; empty where nobody is at it."""
+    found = [one for one in workers(folder) if one.alive and not one.launches]
+    here = sum(one.worker.get("host") == socket.gethostname() for one in found)
+    if not found:
+        return ""
+    where = f", {here} of them on this machine: their runs share its cores" if here else ""
+    return f"joins in: {len(found)} worker(s) of other launchers are at it already{where}"
+
+
 def alive(folder: Path, worker: dict[str, Any]) -> bool | None:
     """Whether the worker of a trial lives; None where that cannot be seen from here."""
     said = processes.is_alive(worker)

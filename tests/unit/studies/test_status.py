@@ -284,3 +284,14 @@ def test_for_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert told["workers_alive"] == told["workers_unseen"] == 0
     assert told["failures"] == [{"what": "small", "reason": "RuntimeError: a failure for the test"}]
     assert told["search"]["complete"] == 5
+
+
+def test_a_launcher_that_joins_in_is_told_who_is_at_it(tmp_path: Path) -> None:
+    launch = create(tmp_path, tiny_spec())
+    assert presence.others(launch.folder) == ""
+    launcher = {**processes.this_process(), "index": presence.LAUNCHER}
+    with presence.present(launch.folder, launcher), presence.present(launch.folder, recovery.this_worker(0)):
+        assert presence.others(launch.folder) == (
+            "joins in: 1 worker(s) of other launchers are at it already, 1 of them on this machine: their runs "
+            "share its cores"
+        )
