@@ -75,6 +75,7 @@ def test_what_the_environment_says_holds_for_every_command(option: str, variable
     assert set(found.values()) == {variable}, found
 
 
+@pytest.mark.slow
 def test_trainings_that_are_not_tracked_are_delivered_later_all_the_same(
     calm: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

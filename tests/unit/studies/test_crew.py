@@ -177,6 +177,7 @@ def test_one_that_leaves_is_not_killed(leaving: Callable[..., tuple[Crew, float]
     assert seconds < 8.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "stopped"), [("leaves", True), ("saving", True), ("native", False)])
 def test_one_that_does_not_react_is_killed_soon(
     leaving: Callable[..., tuple[Crew, float]], how: str, *, stopped: bool
@@ -188,6 +189,7 @@ def test_one_that_does_not_react_is_killed_soon(
     assert 0.8 < seconds < 6.0
 
 
+@pytest.mark.slow
 def test_one_that_saves_has_the_time_and_leaves_by_itself(leaving: Callable[..., tuple[Crew, float]]) -> None:
     workers, seconds = leaving("saving", "leaves", seconds=2.5)
     assert {process.poll() for process in workers.processes.values()} == {EXIT_INTERRUPTED}
@@ -195,6 +197,7 @@ def test_one_that_saves_has_the_time_and_leaves_by_itself(leaving: Callable[...,
     assert seconds > 2.5
 
 
+@pytest.mark.slow
 def test_but_not_for_ever(leaving: Callable[..., tuple[Crew, float]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crew, "STOP_SECONDS", 2.0)
     workers, seconds = leaving("saving", seconds=60.0)
@@ -202,6 +205,7 @@ def test_but_not_for_ever(leaving: Callable[..., tuple[Crew, float]], monkeypatc
     assert 2.0 < seconds < 30
 
 
+@pytest.mark.slow
 def test_one_on_a_busy_core_has_the_time_as_well(
     leaving: Callable[..., tuple[Crew, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,7 @@ def test_who_had_to_be_killed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said[1:] == ["worker 3 did not leave and was killed; its trial goes on from its last checkpoint"]
 
 
+@pytest.mark.slow
 def test_a_session_is_staffed_as_the_last_one_unless_the_user_says_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,7 @@ def test_a_raised_number_of_trials_that_is_refused_is_not_kept(home):
     assert prepare.find_launch(home, "tiny-quick").spec.trials == 5
 
 
+@pytest.mark.slow
 def test_what_has_ended_needs_no_text(home):
     launch = launched(home, **mine())
     steps(launch)
@@ -81,6 +82,7 @@ def test_what_has_ended_needs_no_text(home):
     assert retry(home).output == "tiny-quick: nothing has failed\n"
 
 
+@pytest.mark.slow
 def test_checks_that_are_left_need_the_text_of_the_search(home):
     launch = launched(home, **mine())
     while not plan.search_ended(launch.spec, plan.count(launch.search.get_trials())):
@@ -104,6 +106,7 @@ def test_a_text_of_the_hub_is_not_asked_for(home, monkeypatch):
     again(home)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", ["small", "t000"])
 def test_a_retry_is_refused_before_anything_is_queued(home, monkeypatch, fails):
     launch = launched(home, **mine(trials=1, checks={}))

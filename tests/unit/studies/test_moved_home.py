@@ -72,6 +72,7 @@ def test_another_one_is(home: Home, tmp_path: Path) -> None:
     assert find_launch(home, NAME).url == elsewhere
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("earlier", [False, True])
 @pytest.mark.parametrize("linked", [False, True])
 def test_a_moved_home_goes_on(home: Home, tmp_path: Path, *, earlier: bool, linked: bool) -> None:
@@ -92,6 +93,7 @@ def test_a_moved_home_goes_on(home: Home, tmp_path: Path, *, earlier: bool, link
     assert not home.root.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("earlier", [False, True])
 @pytest.mark.parametrize("linked", [False, True])
 def test_a_copy_leaves_the_original_alone(home: Home, tmp_path: Path, *, earlier: bool, linked: bool) -> None:

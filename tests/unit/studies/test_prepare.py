@@ -202,6 +202,7 @@ def test_a_study_file_without_a_specification_is_named(home):
             again()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finished", [False, True])
 def test_a_launch_whose_study_file_is_gone_is_said_to_be_one_and_gets_it_again(home, monkeypatch, finished):
     """By the very command that the message gives."""

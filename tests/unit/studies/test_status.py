@@ -183,6 +183,7 @@ def quiet_for_long(folder: Path) -> None:
         os.utime(path, (1.0, 1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [4, presence.LAUNCHER])
 def test_one_in_another_container_is_seen_however_quiet_it_is_and_gone_when_it_was_killed(
     tmp_path: Path, index: int | str
@@ -203,6 +204,7 @@ def test_one_in_another_container_is_seen_however_quiet_it_is_and_gone_when_it_w
     assert list((launch.folder / presence.WORKERS).iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_trial_of_one_in_another_container(tmp_path: Path) -> None:
     launch = create(tmp_path, tiny_spec())
     with in_another_container(launch.folder, 4) as (worker, kill):

@@ -115,6 +115,7 @@ def test_one_that_does_not_keep_its_section_gets_it(tmp_path: Path, monkeypatch:
         assert head.with_sampling().config == section
 
 
+@pytest.mark.slow
 def test_values_need_not_be_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     infinite = ("torch.zeros(latent_dim)", "torch.full((latent_dim,), float('inf'))")
     monkeypatch.setenv(own_heads.VARIABLE, str(write_head(tmp_path / "mine.py", infinite)))

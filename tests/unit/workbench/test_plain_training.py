@@ -105,6 +105,7 @@ def noise_of(calm: Any, batch: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     return noise.unflatten(1, shape), eps[:, None, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_kv_heads", [4, 2])
 def test_hidden_states_and_posterior_are_ours(num_kv_heads: int) -> None:
     calm, plain, _ = both(num_kv_heads)

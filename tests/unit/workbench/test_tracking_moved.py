@@ -140,6 +140,7 @@ def test_registered_models_are_found_after_a_move(home: Home) -> None:
     assert then.get_experiment(elsewhere).artifact_location == "file:///chosen/by/me"
 
 
+@pytest.mark.slow
 def test_what_came_to_the_homes_server_is_found_without_it(home: Home) -> None:
     first = client(open_tracker(None, home=home))
     number = first.create_experiment("demo", artifact_location="file:///to/be/said")

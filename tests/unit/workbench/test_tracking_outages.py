@@ -79,6 +79,7 @@ def test_starting_and_ending_a_study_survive_an_outage(
     assert client(tracker).get_run(parent).info.status == "RUNNING"
 
 
+@pytest.mark.slow
 def test_another_server_gets_everything(
     tracker: Tracker, run_dir: Path, tmp_path: Path, tracking_database: Path
 ) -> None:
@@ -90,6 +91,7 @@ def test_another_server_gets_everything(
     assert len(look(other, run_dir).history["train/loss"]) == 20
 
 
+@pytest.mark.slow
 def test_a_lost_database_is_filled_again(tracker: Tracker, home: Home, run_dir: Path) -> None:
     tracker.deliver(run_dir)
     cursor = tracking_schema.read_cursor(run_dir)

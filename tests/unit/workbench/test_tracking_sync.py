@@ -92,6 +92,7 @@ def test_sync_ends_what_was_at_work_when_the_machine_went_down(
     assert client(tracker).get_run(parent).info.status == "KILLED"
 
 
+@pytest.mark.slow
 def test_sync_ends_what_was_killed_in_another_container_and_nothing_that_lives(home: Home) -> None:
     """There nobody's process can be looked for; whoever is at a run holds its folder."""
     killed, at_work = make_study(home)
@@ -148,6 +149,7 @@ def test_a_damaged_file_of_a_study_does_not_keep_others_back(home: Home, name: s
     assert [look(tracker, run_dir).parent for run_dir in run_dirs] == [launch.run_id] * 2
 
 
+@pytest.mark.slow
 def test_a_launch_that_is_there_needs_no_specification(home: Home) -> None:
     make_study(home, num_runs=1)
     sync(home)
@@ -233,6 +235,7 @@ def test_calm_sync_of_a_run_that_cannot_be_read(
     assert "1 delivered, 0 already complete, 1 failed" in result.output
 
 
+@pytest.mark.slow
 def test_calm_sync_with_a_damaged_study_ends_with_1(app: typer.Typer, home: Home) -> None:
     make_study(home, num_runs=1)
     (home.study("demo") / "summary.json").write_text("5")

@@ -65,6 +65,7 @@ def test_a_server_that_is_away_is_no_reason_to_deliver_elsewhere(home: Home) -> 
     assert read_launches(home, "there") == []
 
 
+@pytest.mark.slow
 def test_it_keeps_no_other_server_s_runs_back(home: Home, other: str) -> None:
     begin(home, "a", AWAY)
     begin(home, "b", AWAY)
