@@ -20,7 +20,8 @@ from studies import database
 from workbench.errors import StudyError
 from workbench.home import Home
 
-KEY = "storage"
+KEY, ELSEWHERE = "storage", "storage_elsewhere"
+"""In study.json: the address; and true where it was given, and is not a path of earlier versions."""
 WAIT_SECONDS = 20.0
 """For another process that writes into the home's database."""
 
@@ -35,11 +36,18 @@ def address(asked: str | None, home: Home, stored: Mapping[str, Any] | None, nam
 
     Raises StudyError for an address that is none, or whose password was not stored."""
     before = stored.get(KEY) if stored and asked is None else None
-    if not isinstance(before, str) or _came_along(before, home, name):
+    if stored is None or not isinstance(before, str):
         return database.storage_url(asked, home)
+    if not stored.get(ELSEWHERE) and _came_along(before, home, name):
+        return home.optuna_url
     if "***" in before:
         raise StudyError(f"{name} was launched with --storage {before}; give it again, with its password")
-    return before
+    if "://" not in before:
+        raise StudyError(
+            f"{home.study(name)}/study.json names no database ({KEY}: {before!r}); bring it back from a copy, or "
+            "give the --storage that the launch was started with"
+        )
+    return database.storage_url(before, home)
 
 
 def is_of(url: str, home: Home, stored: Mapping[str, Any]) -> bool:

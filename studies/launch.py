@@ -137,7 +137,8 @@ def _result(launch: Launch, crew: Crew, options: Options, delivery: Delivery, le
         and options.only_queued
         and not (retried.left(launch.search) or retried.left(launch.cells))
     ):
-        delivery.stop("FINISHED")
+        if not _others_work(launch, state):
+            delivery.stop("FINISHED")
         return Result(launch, state)
     if not state.finished:
         delivery.stop("FAILED")

@@ -18,8 +18,8 @@ from typing import Any
 import pydantic
 
 from studies import database, find_studies, recovery, space, storage, why_none
+from studies.address import ELSEWHERE, address, is_of, to_stored, without_file
 from studies.address import KEY as STORAGE
-from studies.address import address, is_of, to_stored, without_file
 from studies.beginnings import check_beginnings
 from studies.claim import claim
 from studies.left import require_texts, require_texts_left
@@ -326,7 +326,8 @@ def write_study_file(launch: Launch, tracking_uri: str | None, staffing: Staffin
             "seeds": spec.seeds,
             "trials": spec.trials if spec.searches else None,
             "staffing": staffing.to_dict() if staffing else before.get("staffing"),
-            STORAGE: to_stored(launch.url, launch.home),
+            STORAGE: (stored := to_stored(launch.url, launch.home)),
+            ELSEWHERE: stored is not None,
             "tracking_uri": None if tracking_uri is None else without_password(tracking_uri),
         },
     )
@@ -376,10 +377,13 @@ def _study_of(home: Home, launch: str) -> object:
 
 
 def retry(launch: Launch, execute: str | None = None) -> list[str]:
-    """Queue every failed trial and cell again; what was queued. ``execute``: by what they are run at once.
+    """Queue every failed trial and cell again, and what lost its worker; the failed ones. ``execute``: by what
+    they are run at once.
 
     Raises DataError where that is the workbench and a text of theirs is not there; nothing is queued then."""
     with database.said_plainly(launch.url, "the same command does it"), launch.claim():
+        for study in (launch.search, launch.cells):  # an earlier retry may have been killed
+            recovery.recover(study, launch.spec.heartbeat, launch.folder)
         trials, cells = recovery.failed(launch.search), recovery.failed(launch.cells)
         names = [storage.cell_of(trial) for trial in cells]
         if execute == DEFAULT_RUNNER:

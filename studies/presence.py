@@ -110,9 +110,11 @@ def workers(folder: Path, busy: Container[Key] = ()) -> list[Seen]:
             lock = path if worker.pop(LOCKED, False) else None
             alive = processes.is_alive(worker, lock)
             gone, hidden = processes.gone(worker, lock), processes.is_alive(worker) is None
-        except (OSError, ValueError, KeyError, TypeError):
+            which = key(worker)
+            hash((which, worker["host"], worker["pid"]))  # a damaged file may have none, or lists
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             continue
-        if gone and not (hidden and key(worker) in busy):  # the file is all that tells of its end
+        if gone and not (hidden and which in busy):  # the file is all that tells of its end
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
             continue

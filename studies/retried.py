@@ -25,13 +25,13 @@ def left(study: optuna.Study) -> list[FrozenTrial]:
     ]
 
 
-def queued(launch: Launch) -> list[str]:
-    """What was queued again and not begun, as where ``calm study retry`` was interrupted."""
+def queued(launch: Launch, *, running: bool = False) -> list[str]:
+    """What was queued again and is not begun, or also what is: by a worker that lives or is yet to be missed."""
     return [
         storage.cell_of(trial) or f"trial {recovery.number_of(trial)}"
         for study in (launch.search, launch.cells)
         for trial in left(study)
-        if trial.state == TrialState.WAITING
+        if running or trial.state == TrialState.WAITING
     ]
 
 

@@ -114,7 +114,7 @@ def last_session(stored: Mapping[str, Any] | None) -> Staffing | None:
         return None
 
 
-_AS_BEFORE = "as in the last session"
+_AS_BEFORE, _BOTH = "as in the last session", ("workers", "threads")
 
 
 def _machine() -> str:
@@ -147,10 +147,11 @@ def choose_staffing(
     cores = available_cores()
     if workers is not None:
         return _with_threads(workers, threads, cores, last)
+    if last is not None and "workers" in last.asked:
+        why = f"threads as asked for, workers {_AS_BEFORE}"
+        return last if threads is None else Staffing(Split(last.split.workers, threads), why, asked=_BOTH)
     if threads is not None:
         return _filling(spec, threads, cores, f"as many as {cores} core(s) hold")
-    if last is not None and "workers" in last.asked:
-        return last
     if last is not None and "threads" in last.asked:
         why = f"threads {_AS_BEFORE}, workers as many as {cores} core(s) hold"
         return _filling(spec, last.split.threads, cores, why)
@@ -161,11 +162,10 @@ def choose_staffing(
 def _with_threads(workers: int, threads: int | None, cores: int, last: Staffing | None) -> Staffing:
     """So many workers as were asked for. A launch keeps its threads: they are part of a run."""
     if threads is not None:
-        return Staffing(Split(workers, threads), "as asked for", asked=("workers", "threads"))
-    asked: tuple[str, ...] = ("workers",)
-    if last is not None and last.split.workers == workers:
+        return Staffing(Split(workers, threads), "as asked for", asked=_BOTH)
+    asked = _BOTH if last is not None and "threads" in last.asked else _BOTH[:1]
+    if last is not None and (asked == _BOTH or last.split.workers == workers):
         threads, why = last.split.threads, f"threads {_AS_BEFORE}"
-        asked = ("workers", "threads") if "threads" in last.asked else asked
     elif (threads := asked_threads()) is not None:
         why = "threads by OMP_NUM_THREADS"
     else:

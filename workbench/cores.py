@@ -21,7 +21,7 @@ def available_cores() -> int:
 def asked_threads() -> int | None:
     """OMP_NUM_THREADS; None where it is not set, or no number above 0."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() and int(asked) > 0 else None
+    return int(asked) if asked.isdecimal() and int(asked) > 0 else None
 
 
 def available_memory() -> int:

@@ -267,7 +267,7 @@ def _print_result(console: Console, result: Any, command: str = "run") -> None:
     console.print(final_table(state))
     for row in state.of_state("fail"):
         console.print(f"failed: {row.label} {row.params}: {row.reason}", markup=False, soft_wrap=True)
-    if state.search.complete < state.trials_wanted:
+    if state.finished and state.search.complete < state.trials_wanted:
         console.print(
             f"the search ended with {state.search.complete} of {state.trials_wanted} trials: as many as allowed "
             f"({result.launch.spec.max_extra}) were pruned or failed",
@@ -330,18 +330,21 @@ def retry(
 ) -> None:
     """Run the failed trials and cells again, and nothing else."""
     from studies import launch as launching
+    from studies.database import said_plainly
     from studies.display import Display
     from studies.objective import DEFAULT_RUNNER
     from studies.prepare import Options, find_launch
     from studies.prepare import retry as retry_failed
-    from studies.retried import queued as left_queued
+    from studies.retried import queued as queued_again
     from workbench.home import home_unless_refused
 
     number = _number_of_workers(workers)
     with home_unless_refused(home) as place:
         launch = find_launch(place, name, storage)
     runner = execute or DEFAULT_RUNNER
-    queued = [*left_queued(launch), *retry_failed(launch, None if queue else runner)]
+    retry_failed(launch, None if queue else runner)
+    with said_plainly(launch.url, "the same command does it"):
+        queued = queued_again(launch, running=not queue)
     console = _console()
     if not queued:
         console.print(f"{launch.name}: nothing has failed", markup=False)

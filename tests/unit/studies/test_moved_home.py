@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from studies import database, plan, prepare
-from studies.address import KEY
+from studies.address import KEY, address
 from studies.prepare import Options, find_launch, retry
 from studies.status import status, status_lines
 from studies.storage import Launch
@@ -133,3 +133,21 @@ def test_a_password_is_asked_for_again(home: Home) -> None:
     stored(home, **{KEY: "postgresql://me:***@host/optuna.db"})
     with pytest.raises(StudyError, match="give it again, with its password"):
         find_launch(home, NAME)
+
+
+def test_a_database_that_was_given_is_not_taken_for_the_homes_own(home: Home, tmp_path: Path) -> None:
+    """Though it is called like that, and the home's own knows a launch of the name: its folder was moved away."""
+    launch(home, "tiny")
+    home.study(NAME).rename(tmp_path / "away")
+    other = f"sqlite:///{tmp_path / 'optuna.db'}"
+    prepare.write_study_file(launch(home, "tiny", storage=other), None)
+    found = prepare.read_study_file(home, NAME)
+    assert address(None, home, found, NAME) == other
+    assert launch(home).url == other
+
+
+@pytest.mark.parametrize("damaged", ["", "garbage"])
+def test_an_address_that_is_none(home: Home, damaged: str) -> None:
+    launch(home, "tiny")
+    with pytest.raises(StudyError, match=r"study\.json names no database \(storage: .*; bring it back"):
+        address(None, home, stored(home, storage=damaged), NAME)

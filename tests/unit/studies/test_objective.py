@@ -69,6 +69,7 @@ def test_what_was_trained_since_is_not_tried_again(tmp_path, monkeypatch):
         other = launch.search.ask()
     other.suggest_categorical("model.chunk_size", [2])
     other.set_user_attr("seeds", [0])
+    other.set_user_attr("worker", recovery.this_worker(0))
     assert retry(launch) == []
     launch.search.tell(other, 1.0)
     assert retry(launch) == []

@@ -109,3 +109,17 @@ def test_a_check_names_the_trial_by_that_number(tmp_path, monkeypatch):
     assert steps(launch)[-1] == "done"
     (check,) = [row for row in progress.snapshot(launch).rows if row.is_cell]
     assert check.params == "of trial 0"
+
+
+def test_a_retry_that_was_killed_is_gone_on_with_by_the_same_command(tmp_path, monkeypatch):
+    launch = create(tmp_path, tiny_spec())
+    monkeypatch.setenv("FAKE_FAIL", "small")
+    steps(launch, most=1)
+    monkeypatch.delenv("FAKE_FAIL")
+    assert prepare.retry(launch) == ["small"]
+    trial = retried.alone(launch.cells).ask()
+    trial.set_user_attr("worker", {**recovery.this_worker(0), "pid": 2**22 - 1, "ticks": 1})  # killed
+    assert retried.queued(launch) == []
+    assert retried.queued(launch, running=True) == ["small"]
+    assert prepare.retry(launch) == []
+    assert retried.queued(launch) == ["small"]

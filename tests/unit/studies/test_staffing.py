@@ -7,11 +7,20 @@ import pytest
 
 from studies import staffing
 from studies.objective import DEFAULT_RUNNER
-from studies.staffing import Measured, Split, best_split, choose_staffing, planned_staffing, probe, splits
+from studies.staffing import (
+    Measured,
+    Split,
+    Staffing,
+    best_split,
+    choose_staffing,
+    planned_staffing,
+    probe,
+    splits,
+)
 from tests.suites.cells_only import CELLS
 from tests.suites.study_launch import FAKE, tiny_spec
 from workbench.errors import StudyError
-from workbench.home import open_home
+from workbench.home import Home, open_home
 
 GB = 10**9
 
@@ -96,8 +105,8 @@ def test_a_launch_that_goes_on_keeps_what_was_asked_for(home, monkeypatch):
     assert third.words() == "1 worker(s) x 1 thread(s): as in the last session"
     assert session(home, third).split == Split(1, 1)
     assert session(home, third, workers=1).split == Split(1, 1)
-    assert session(home, third, workers=2).words().endswith("threads by OMP_NUM_THREADS")
-    assert session(home, third, threads=2).words() == "2 worker(s) x 2 thread(s): as many as 4 core(s) hold"
+    assert session(home, third, workers=2).words().endswith("workers as asked for, threads as in the last session")
+    assert session(home, third, threads=2).words().endswith("threads as asked for, workers as in the last session")
     assert session(home, third, workers=1, threads=2).words().endswith(": as asked for")
 
 
@@ -277,3 +286,24 @@ def test_processes_are_measured_at_the_same_time(home, monkeypatch):
     assert found is not None
     assert found.flops_per_second > 0
     assert 10**7 < found.memory < 10**10
+
+
+@pytest.mark.parametrize(
+    ("asked", "then", "split"),
+    [
+        (("threads",), {"workers": 2}, Split(2, 1)),
+        (("workers", "threads"), {"workers": 3}, Split(3, 1)),
+        (("workers",), {"threads": 3}, Split(1, 3)),
+        (("workers",), {}, Split(1, 1)),
+        (("workers",), {"workers": 2}, Split(2, 2)),
+    ],
+)
+def test_what_is_left_out_is_as_in_the_last_session(tmp_path, monkeypatch, asked, then, split):
+    """``last``: one worker with one thread, of which so much was ``asked``."""
+    monkeypatch.setattr(staffing, "available_cores", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    last = Staffing(Split(1, 1), "", asked=asked)
+    given = {"workers": None, "threads": None, **then}
+    found = choose_staffing(tiny_spec(), Home(tmp_path), **given, last=last)
+    assert found.split == split
+    assert set(found.asked) >= {*asked, *then}

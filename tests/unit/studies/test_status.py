@@ -297,3 +297,15 @@ def test_a_launcher_that_joins_in_is_told_who_is_at_it(tmp_path: Path) -> None:
             "joins in: 1 worker(s) of other launchers are at it already, 1 of them on this machine: their runs "
             "share its cores"
         )
+
+
+@pytest.mark.parametrize("damaged", [{"host": ["x"]}, {"pid": 10**30, "started": 0.0}, [], "x"])
+def test_a_damaged_sign_of_life_is_nobody_s(tmp_path: Path, damaged: object) -> None:
+    launch = create(tmp_path, tiny_spec())
+    folder = launch.folder / presence.WORKERS
+    folder.mkdir(parents=True)
+    content = {**processes.this_process(), **damaged} if isinstance(damaged, dict) else damaged
+    if isinstance(content, dict) and content["pid"] == 10**30:  # of an earlier version
+        content = {"host": content["host"], **damaged}
+    (folder / "w.json").write_text(json.dumps(content))
+    assert status(launch).num_alive == 0
