@@ -36,13 +36,16 @@ class Running:
     """After so many a worker elsewhere loses its trial."""
     unseen: float | None = None
     """Seconds since any sign of life of its worker, where it has given one."""
+    waits: bool = False
+    """Whether its end is known by a lock or a restart alone, and who queues it again goes by heartbeats."""
 
     def words(self) -> str:
         """``alive``; ``last sign of life 8 s ago``; ``its process has ended: continued at the next start``."""
         if self.alive:
             return "alive"
         if self.alive is False:
-            return "its process has ended; the trial is queued again, and goes on from its last checkpoint"
+            then = f" {duration(self.grace)} after its last heartbeat" if self.waits else ""
+            return f"its process has ended; the trial is queued again{then}, and goes on from its last checkpoint"
         if self.unseen is None:
             return "no sign of life yet"
         said = _unseen(self.unseen, self.grace)
@@ -166,7 +169,10 @@ def _running(row: TrialRow, seen: Seen | None, silent: float | None, launch: Lau
     if alive is None and row.worker and processes.gone(row.worker):
         alive = False
     signs = [sign for sign in (silent, seen.silent if seen else None) if sign is not None]
-    return Running(row, alive, silent, launch.spec.heartbeat.grace, min(signs, default=None))
+    grace = launch.spec.heartbeat.grace
+    late = silent is not None and silent > grace
+    waits = alive is False and not late and processes.is_alive(row.worker) is not False
+    return Running(row, alive, silent, grace, min(signs, default=None), waits)
 
 
 def status_lines(status: Status) -> list[str]:

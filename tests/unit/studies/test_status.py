@@ -218,6 +218,9 @@ def test_the_trial_of_one_in_another_container(tmp_path: Path) -> None:
             assert told.running[0].alive is False
             assert status_lines(told)[-1].startswith("nobody works on it")
             assert presence.alive(launch.folder, worker) is False
+        assert "the trial is queued again, and goes on" in told.running[0].words()
+        database_of(launch.search).record_heartbeat(launch.search.get_trials()[0]._trial_id)
+        assert "queued again 2 min after its last heartbeat, and goes on" in status(launch).running[0].words()
         launch.search.tell(0, state=TrialState.FAIL)
         status(launch)
     assert list((launch.folder / presence.WORKERS).iterdir()) == []
