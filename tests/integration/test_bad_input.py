@@ -300,15 +300,20 @@ class TestTime:
 
     @pytest.mark.slow
     def test_two_hundred_thousand_tiny_documents(self, bench: Bench, calm: Any) -> None:
+        """Four times as many take at most four times as long, and a little: machines differ, and are busy."""
         letters = string.ascii_letters + string.digits
         lines = "".join(f'{{"text": "{letter}"}}\n' for letter in letters)
-        path = bench.place.write((lines * (200_000 // len(letters))).encode(), ".jsonl")
-        began = time.process_time()
-        ended = calm(
-            "train", bench.config, "--tracking-uri=none", f'--set=data.corpus="json:{path}"', "--name=tiny-ones"
-        )
-        assert (ended.problem, ended.code) == (None, 0), ended.err
-        assert time.process_time() - began < 8
+
+        def seconds(num_documents: int) -> float:
+            path = bench.place.write((lines * (num_documents // len(letters))).encode(), ".jsonl")
+            corpus, name = f'--set=data.corpus="json:{path}"', f"--name=tiny-{num_documents}"
+            began = time.process_time()
+            ended = calm("train", bench.config, "--tracking-uri=none", corpus, name)
+            assert (ended.problem, ended.code) == (None, 0), ended.err
+            return time.process_time() - began
+
+        few = seconds(50_000)
+        assert seconds(200_000) < 4.5 * few
 
     @pytest.mark.parametrize("text", ["a" + " " * 300_000 + "b", "e" + "\u0301\u0323" * 60_000, "\n" * 300_000])
     def test_cleaning(self, text: str) -> None:
