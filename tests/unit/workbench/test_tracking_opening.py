@@ -116,6 +116,7 @@ def test_two_threads_of_a_process_make_two_databases(tmp_path: Path) -> None:
 
 def test_who_hangs_while_it_makes_tables_keeps_others_waiting_for_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking_experiment, "MIGRATION_SECONDS", 0.05)
+    monkeypatch.setattr(tracking_experiment, "_migrating", threading.Lock())  # an earlier test's may be held yet
     with tracking_experiment.one_migration():
         with tracking_experiment.one_migration():
             assert tracking_experiment._migrating.locked()
