@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
 from analysis import style
 from analysis.comparison import Comparison
@@ -161,8 +161,7 @@ def _scatter(
         draw_scores(axes, part[column], part, marker=dimension.marker(key), size=6, colour=colour, line_width=0.9)
         labels.append(Label(float(part["brierlm"].max()), dimension.name(key), colour))
     if log:
-        style.log_x(axes)
-        axes.xaxis.set_major_locator(_few_log_ticks(axes))
+        style.log_x(axes, few=True)
     else:
         axes.set_xlim(left=0)
     from_zero(axes)
@@ -171,14 +170,6 @@ def _scatter(
     style.label_right(axes, labels)
     text = f"Runs at the budget: {BRIERLM} over {xlabel}, one standard error."
     return style.render(figure, name, title, text + bound_text(runs))
-
-
-def _few_log_ticks(axes: Axes) -> Any:
-    low, high = axes.get_xlim()
-    if high / low < 2:
-        return MaxNLocator(4)
-    subs = (1.0,) if high / low > 30 else (1.0, 3.0) if high / low > 8 else (1.0, 2.0, 3.0, 5.0)
-    return LogLocator(subs=subs, numticks=6)
 
 
 def orders_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | None:

@@ -198,16 +198,21 @@ def power_of_ten(value: float, digits: int = 2) -> str:
     return f"{head}10{str(exponent).translate(_SUPERSCRIPTS)}"
 
 
-def log_x(axes: Axes) -> None:
+def log_x(axes: Axes, *, few: bool = False) -> None:
     """Logarithmic x axis with 1, 2, 5 labelled over short ranges, equal steps over very short ones and powers of
-    ten over long ones."""
+    ten over long ones; ``few``: of a small figure."""
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     if high / low < 2:
         axes.xaxis.set_major_locator(MaxNLocator(4))
+    elif few:
+        steps: Sequence[float] = (
+            (1.0,) if high / low > 30 else (1.0, 3.0) if high / low > 8 else (1.0, 2.0, 3.0, 5.0)
+        )
+        axes.xaxis.set_major_locator(LogLocator(subs=steps, numticks=6))
     elif high / low < 30:
-        subs: Sequence[float] = (1.0, 2.0, 5.0) if high / low > 4 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
-        axes.xaxis.set_major_locator(LogLocator(subs=subs))
+        steps = (1.0, 2.0, 5.0) if high / low > 4 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+        axes.xaxis.set_major_locator(LogLocator(subs=steps))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value, _digits(axes))))
     axes.xaxis.set_minor_formatter(NullFormatter())
 

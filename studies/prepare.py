@@ -37,6 +37,7 @@ from workbench.errors import ConfigError, DataError, StudyError, UserError
 from workbench.home import Home
 from workbench.tracking import require_answer
 from workbench.tracking_schema import without_password
+from workbench.tracking_targets import ADDRESS as TRACKING
 
 SPEC = "study.json"
 DEFAULT_PRESET = "quick"
@@ -328,7 +329,7 @@ def write_study_file(launch: Launch, tracking_uri: str | None, staffing: Staffin
             "staffing": staffing.to_dict() if staffing else before.get("staffing"),
             STORAGE: (stored := to_stored(launch.url, launch.home)),
             ELSEWHERE: stored is not None,
-            "tracking_uri": None if tracking_uri is None else without_password(tracking_uri),
+            TRACKING: None if tracking_uri is None else without_password(tracking_uri),
         },
     )
 

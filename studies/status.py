@@ -40,7 +40,7 @@ class Running:
     """Whether its end is known by a lock or a restart alone, and who queues it again goes by heartbeats."""
 
     def words(self) -> str:
-        """``alive``; ``last sign of life 8 s ago``; ``its process has ended: continued at the next start``."""
+        """``alive``; ``last sign of life 8 s ago``; ``its process has ended; the trial is queued again, …``."""
         if self.alive:
             return "alive"
         if self.alive is False:

@@ -151,6 +151,8 @@ def with_head_sampling(config: RunConfig, overrides: Mapping[str, Any]) -> RunCo
 
 def _refuse_training(config: RunConfig, name: str, known: list[str], overrides: Mapping[str, Any]) -> None:
     """Raises ConfigError that says why ``name`` cannot be set of a trained model."""
+    if name.startswith("data.") or isinstance(config.model, CalmConfig):
+        build_config(config.to_dict(), overrides)  # refuses what is no field at all, and values that are not valid
     if name.startswith("data."):
         raise ConfigError(
             f"{name} cannot be changed of a run that is there: its text is a part of it; train another run with "
@@ -160,7 +162,6 @@ def _refuse_training(config: RunConfig, name: str, known: list[str], overrides: 
         raise ConfigError(
             f"{name} cannot be changed without training anew; a token baseline has no settings of sampling"
         )
-    build_config(config.to_dict(), overrides)  # refuses what is no field at all, and values that are not valid
     head = config.model.head
     if not known and name.removeprefix("model.head.") in FlowHeadConfig.sampling_fields:
         raise ConfigError(f"{name} has no effect: the {head.kind} head always makes one network call")

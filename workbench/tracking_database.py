@@ -52,8 +52,8 @@ class ServerAway(TrackingError):
         """In a few words."""
 
 
-class ExperimentDeleted(TrackingError):
-    """The study's experiment was deleted there; other studies can be delivered."""
+class ExperimentRefused(TrackingError):
+    """The study's experiment cannot be used there, deleted perhaps; other studies can be delivered."""
 
 
 def check_answers(uri: str) -> None:

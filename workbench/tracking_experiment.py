@@ -31,9 +31,8 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking._tracking_service import utils
 
 from workbench import files
-from workbench.errors import TrackingError
 from workbench.home import Home
-from workbench.tracking_database import ExperimentDeleted, is_server
+from workbench.tracking_database import ExperimentRefused, is_server
 from workbench.tracking_home import SERVED
 from workbench.tracking_launches import STUDY
 from workbench.tracking_schema import without_password
@@ -104,12 +103,12 @@ def find_experiment(client: Any, uri: str, name: str, home: Home) -> str:
                 raise
     if experiment is None or experiment.lifecycle_stage == "deleted":
         number = experiment.experiment_id if experiment else "ID"
-        raise ExperimentDeleted(
+        raise ExperimentRefused(
             f"the experiment {name!r} at {without_password(uri)} was deleted; restore it "
             f"(mlflow experiments restore --experiment-id {number}) or give the study another name"
         )
     if local and str(experiment.artifact_location).startswith(SERVED):
-        raise TrackingError(
+        raise ExperimentRefused(
             f"the experiment {name!r} at {without_password(uri)} was made by way of a tracking server, which "
             "alone knows where its artifacts lie; deliver to that server (--tracking-uri http://...) or give the "
             "study another name"

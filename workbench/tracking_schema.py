@@ -38,6 +38,8 @@ SINGLE = "single"
 """Experiment of runs outside studies."""
 MAX_TEXT = 5000
 """Characters of a tag or parameter; servers refuse or cut above 6,000."""
+MAX_STEP = 2**63 - 1
+"""Of a point, in databases."""
 NAMES = 2
 """Number of the names in use; a run delivered under older ones gets what is new when it is delivered again."""
 K_COLOURS = ("#440154", "#31688e", "#20a386", "#b5a100", "#d95f02")
@@ -133,7 +135,16 @@ def find_missing(run_dir: Path, record: records.RunRecord, cursor: Cursor, *, fi
     """Compare the run folder with the cursor. Sampled texts are due at once, other artifacts when the run has
     ended, or ``final``.
 
-    Raises RunError where the folder cannot be read."""
+    Raises RunError where the folder cannot be read, or holds what no run leaves behind: a configuration of another
+    shape, numbers that are not finite or that no server holds."""
+    try:
+        return _find_missing(run_dir, record, cursor, final=final)
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise RunError(f"{run_dir} holds what cannot be shown ({why}); bring its files back from a copy") from None
+
+
+def _find_missing(run_dir: Path, record: records.RunRecord, cursor: Cursor, *, final: bool) -> Missing:
     status = effective_status(run_dir, record)
     ended = final or status != "running"
     tree = read_config(run_dir)
@@ -282,6 +293,8 @@ def _visible(folder: Path) -> list[Path]:
 def _new_points(given: Iterator[Point], cursor: Cursor) -> list[Point]:
     """Those after the last step sent, at most one for a key and step."""
     new = {(point.key, point.step): point for point in given if point.step > cursor.steps.get(point.key, -1)}
+    if any(step > MAX_STEP for _, step in new):
+        raise OverflowError(f"a step above {MAX_STEP}")
     return list(new.values())
 
 
@@ -290,7 +303,7 @@ def read_config(run_dir: Path) -> dict[str, Any]:
     path = run_dir / records.CONFIG
     try:
         tree = formats.CONFIG.read(dict(yaml.load(read_text(path), Loader=_LOADER)), path)
-        return {"data": dict(tree["data"]), "model": dict(tree["model"]), **tree}
+        return {**tree, "data": dict(tree["data"]), "model": dict(tree["model"])}
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
 

@@ -18,7 +18,7 @@ from workbench import files, records, tracking_targets
 from workbench.errors import RunError, TrackingError
 from workbench.home import Home
 from workbench.tracking import SINGLE, Outcome, Tracker, open_tracker
-from workbench.tracking_database import ExperimentDeleted, ServerAway, absolute
+from workbench.tracking_database import ExperimentRefused, ServerAway, absolute
 from workbench.tracking_home import own_uri
 from workbench.tracking_launches import STUDY, SUMMARY, latest_launch, read_launches, read_study_part
 from workbench.tracking_report import StudyReport, read_report_cursor
@@ -87,8 +87,7 @@ def sync(
 
     A server that is busy is asked again for a minute, and given up for good then: what remains counts as away.
 
-    Raises TrackingError where the only server does not answer at the start, or needs a password that is not
-    known."""
+    Raises TrackingError where the only server cannot be used, or does not answer at the start."""
     report = SyncReport()
     groups = _by_server(home, uri, _by_study(home, report, which))
     report.servers = list(dict.fromkeys(without_password(absolute(server)) for server, _, _ in groups))
@@ -103,8 +102,7 @@ def sync(
 def _by_server(
     home: Home, uri: str | None, groups: dict[str | None, list[Path]]
 ) -> list[tuple[str, str | None, list[Path]]]:
-    """Runs with their study and where they are delivered to. Raises TrackingError for a password that is not
-    known."""
+    """Runs with their study and where they are delivered to."""
     if uri is not None:
         return [(uri, study, run_dirs) for study, run_dirs in groups.items()]
     found: dict[tuple[str, str | None], list[Path]] = {}
@@ -114,29 +112,29 @@ def _by_server(
             continue
         for run_dir in run_dirs:
             found.setdefault((tracking_targets.of_run(home, run_dir), None), []).append(run_dir)
-    return [
-        (tracking_targets.with_password(server), study, run_dirs) for (server, study), run_dirs in found.items()
-    ]
+    return [(server, study, run_dirs) for (server, study), run_dirs in found.items()]
 
 
 def _opened(
     server: str, study: str | None, home: Home, report: SyncReport, *, alone: bool
 ) -> MlflowTracker | Outcome:
-    """Or what becomes of the runs without it. Raises ServerAway where it was to be the first and only one."""
+    """Or what becomes of the runs without it. Raises TrackingError where it was to be the first and only one."""
     known = without_password(absolute(server))
     if known in report.silent:
         return Outcome.AWAY
     try:
-        return _open(server, study, home)
-    except ServerAway as error:
+        return _open(tracking_targets.with_password(server), study, home)
+    except ExperimentRefused as error:
+        outcome, problem = Outcome.REFUSED, str(error)
+    except TrackingError as error:
         if alone:
             raise
-        report.problems.append(str(error))
-        report.silent.add(known)
-        return Outcome.AWAY
-    except ExperimentDeleted as error:
-        report.problems.append(str(error))
-        return Outcome.REFUSED
+        outcome, problem = Outcome.AWAY if isinstance(error, ServerAway) else Outcome.REFUSED, str(error)
+        if outcome is Outcome.AWAY:
+            report.silent.add(known)
+    if problem not in report.problems:
+        report.problems.append(problem)
+    return outcome
 
 
 def deliver_left(home: Home, uri: str | None, study: str | None = None) -> SyncReport | None:

@@ -298,6 +298,7 @@ def test_what_an_earlier_retry_left_queued_is_run_by_the_next(home, monkeypatch)
     assert "queued again: small" in invoke(*retried, "--queue").output
     done = invoke(*retried, "--workers", "1", "--tracking-uri", "none", "--execute", FAKE)
     assert (done.exit_code, "again: small" in done.output) == (0, True), done.output
+    assert "the search ended" not in done.output, "it has not been begun"
     assert attempts(launch.folder) == {"small-s0": 2}
     assert "nothing has failed" in invoke(*retried).output
 

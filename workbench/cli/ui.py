@@ -92,7 +92,9 @@ def sync(
     for problem in report.problems:
         console.print(f"[yellow]{escape(problem)}[/yellow]", soft_wrap=True)
     console.print(f"{total} runs: {report}", markup=False, soft_wrap=True)
-    console.print(f"delivered to {', '.join(report.servers)}", markup=False, soft_wrap=True)
+    reached = [server for server in report.servers if server not in report.silent]
+    if reached:
+        console.print(f"delivered to {', '.join(reached)}", markup=False, soft_wrap=True)
     if report.away:
         raise TrackingError(
             f"{', '.join(sorted(report.silent))} did not answer, or stopped answering; run calm sync again to "

@@ -263,6 +263,16 @@ def test_the_caution_says_which_repeated_settings_do_not_count(tmp_path: Path) -
     assert "; 2 other repeated settings do not count, their scores cannot be told from 0)" in caution("c", 32, 64)
 
 
+def test_the_caution_names_the_kinds_that_its_number_counts(tmp_path: Path) -> None:
+    """A setting of which an order is not told from 0, and BrierLM is, counts in both."""
+    table = study(tmp_path, *[{"seed": seed, "kind": kind} for kind in ("calm", "baseline") for seed in (0, 1)])
+    table.runs.loc[table.runs["kind"] == "calm", ["weak_orders", "brierlm_high"]] = "4", 9.0
+    comparison = compare(table)
+    assert any(setting.weak and setting.above_0 for setting in comparison.settings)
+    caution = headline(comparison, standings(comparison, table.floors), []).caution
+    assert "2 settings repeated, 2 degrees of freedom)" in caution
+
+
 def test_weights_whose_training_is_not_known_are_compared_at_no_budget(tmp_path: Path) -> None:
     """Imported ones: their configuration says a token, for it must say something."""
     budget = {"train.train_flops": None, "train.train_tokens": 1}

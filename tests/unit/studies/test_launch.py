@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,18 @@ def test_a_launch_goes_on_while_a_trial_runs_elsewhere(tmp_path: Path) -> None:
     for worker, works in ((gone, False), (recovery.this_worker(0), True), ({**gone, "boot": "another's"}, True)):
         trial.set_user_attr("worker", worker)
         assert launching._others_work(launch, progress.snapshot(launch)) is works
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+@pytest.mark.parametrize("works", [False, True])
+def test_a_retry_beside_a_launcher_ends_nothing_on_the_server(tmp_path: Path, *, works: bool) -> None:
+    launch, said = create(tmp_path, tiny_spec()), list[str]()
+    if works:
+        launch.search.ask().set_user_attr("worker", recovery.this_worker(0))
+    stands_for: Any = SimpleNamespace(stop=said.append, last_error=lambda: None)
+    result = launching._result(launch, stands_for, Options("tiny", only_queued=True), stands_for, "done")
+    assert not result.state.finished
+    assert said == ([] if works else ["FINISHED"])
 
 
 class Workers:

@@ -1,13 +1,15 @@
 """``calm study retry``: what failed, and nothing that merely stands in the queue."""
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
 from studies import plan, prepare, progress, recovery, retried
 from studies.status import status, status_lines
 from studies.worker import run_trial, take
-from tests.suites.study_launch import create, steps, tiny_spec, worker
+from tests.suites.study_launch import create, invoke, steps, tiny_spec, worker
 from workbench import records
+from workbench.errors import UserError
 
 FIRST = {"model.chunk_size": 4, "autoencoder.latent_dim": 16, "autoencoder.kl_floor": 0.5}
 QUEUES = {
@@ -79,6 +81,19 @@ def test_nothing_is_drawn_where_nothing_is_left(tmp_path):
     launch = create(tmp_path, tiny_spec(baselines={}))
     run_trial(only_queued(launch), "search", lambda: None)
     assert launch.search.get_trials() == []
+
+
+def test_where_the_database_cannot_be_read_that_is_said(tmp_path, monkeypatch):
+    launch = create(tmp_path, tiny_spec())
+    prepare.write_study_file(launch, None)
+
+    def fails(_):
+        raise optuna.exceptions.StorageInternalError("malformed")
+
+    monkeypatch.setattr(retried, "left", fails)
+    said = invoke("study", "retry", "tiny", "--home", str(tmp_path)).exception
+    assert isinstance(said, UserError), said
+    assert "malformed" in str(said)
 
 
 def test_however_often_it_is_queued_a_trial_keeps_its_number(tmp_path, monkeypatch):

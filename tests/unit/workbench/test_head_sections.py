@@ -114,6 +114,12 @@ def test_what_needs_another_training_is_refused(kind: str, name: str, message: s
         with_head_sampling(build_config({}, {"model.head.kind": kind}).resolved(), {name: 2})
 
 
+@pytest.mark.parametrize("tree", [{}, {"model": {"kind": "baseline"}}])
+def test_another_text_is_another_run(tree: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"data\.corpus cannot be changed of a run .* import them again with it"):
+        with_head_sampling(build_config(tree).resolved(), {"data.corpus": "kjv"})
+
+
 def test_another_heads_solver_is_refused_and_not_dropped() -> None:
     trained = build_config({}, {"model.head.kind": "flow", "model.head.solver": "rk4"}).resolved()
     with pytest.raises(ConfigError, match="flow head has the solvers euler, midpoint, adams, rk4; 'ddim' given"):

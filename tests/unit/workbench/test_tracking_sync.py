@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
+import yaml
 from typer.testing import CliRunner
 
 from tests.suites.mlflow_shown import client, look
@@ -127,6 +131,52 @@ def test_sync_goes_on_after_a_run_that_cannot_be_read(home: Home) -> None:
 
 
 @pytest.mark.slow
+def change_line(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """In the last line of a log, or in a file of one mapping."""
+    *before, last = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+    content = json.loads(last)
+    change(content)
+    path.write_text("\n".join([*before, json.dumps(content)]) + "\n")
+
+
+DAMAGES: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
+    "fewer errors than orders": (records.EVALUATIONS, lambda row: row["brier"]["brier_se"].pop()),
+    "no orders": (records.EVALUATIONS, lambda row: row["brier"].update(brier=[])),
+    "a step that no database holds": (records.EVALUATIONS, lambda row: row.update(step=2**70)),
+    "a number of 400 digits": (records.EVALUATIONS, lambda row: row.update(tokens=10**400)),
+    "a time without end": (records.METRICS, lambda row: row.update(seconds=float("inf"))),
+    "parameters of 400 digits": (records.RECORD, lambda row: row["parameters"].update(total=10**400)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_numbers_that_no_run_leaves_behind_keep_no_other_run_back(home: Home, damage: str) -> None:
+    damaged, _ = make_study(home)
+    name, change = DAMAGES[damage]
+    change_line(damaged / name, change)
+    report = sync(home)
+    assert (report.counts[Outcome.DELIVERED], report.unreadable, report.away) == (1, 1, False)
+    assert [str(damaged) in problem for problem in report.problems] == [True]
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [("model", []), ("model.backbone", 3), ("model.head", "x"), ("train", 3), ("train.train_flops", "x")],
+)
+def test_a_configuration_of_another_shape_keeps_no_other_run_back(home: Home, where: str, value: object) -> None:
+    damaged, _ = make_study(home)
+    tree = yaml.safe_load((damaged / records.CONFIG).read_text())
+    *path, last = where.split(".")
+    node = tree
+    for key in path:
+        node = node[key]
+    node[last] = value
+    (damaged / records.CONFIG).write_text(yaml.safe_dump(tree))
+    report = sync(home)
+    assert (report.counts[Outcome.DELIVERED], report.unreadable) == (1, 1)
+    assert [str(damaged) in problem for problem in report.problems] == [True]
+
+
 @pytest.mark.parametrize("content", ["{broken", "[1]"])
 @pytest.mark.parametrize("name", ["study.json", "summary.json"])
 def test_a_damaged_file_of_a_study_does_not_keep_others_back(home: Home, name: str, content: str) -> None:
