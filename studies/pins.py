@@ -1,4 +1,5 @@
-"""The texts of a launch, pinned: commits of sets on the hub, and files and special ids of tokenizers.
+"""What the names of a launch stand for, pinned: commits of sets on the hub, files and special ids of tokenizers,
+and runs that trainings start from.
 
 Hosts may join a launch days later, when names on the hub stand for something else. So what they stand for is
 looked up once, when the launch is created, and becomes a part of its specification; what the user had said is kept
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from studies import space
+from studies.named_runs import find_places
 from studies.search_spec import Choices, Scalar
 from studies.spec import StudySpec
 from studies.texts import find_texts
@@ -56,7 +58,17 @@ def pin(spec: StudySpec, home: Home) -> tuple[StudySpec, list[Pin]]:
     for cell, settings in spec.baselines.items():
         if any(name.partition(".")[0] == "data" for name in settings):
             pins += _of_cell(spec, cell, shared, home)
+    runs = find_places(_beginners(spec), home)
+    pins += [Pin(["runs"], None, runs)] if runs else []
     return pinned(spec, pins), pins
+
+
+def _beginners(spec: StudySpec) -> Iterator[RunConfig]:
+    """Configurations of the search and the baselines, where any starts from another run."""
+    if spec.base["train"].get("init_from") is None and "train.init_from" not in space.varied(spec):
+        return
+    yield from (space.setting_config(spec, setting) for setting in (*space.settings(spec), *spec.start))
+    yield from (space.baseline_config(spec, cell) for cell in spec.baselines)
 
 
 def pinned(spec: StudySpec, pins: Iterable[Pin]) -> StudySpec:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+from studies.named_runs import with_run
 from studies.run_presets import baseline_tree
 from studies.search_spec import Choices, Range, Scalar
 from studies.spec import StudySpec
@@ -45,7 +46,12 @@ def _suggest(trial: Suggests, name: str, dimension: Choices | Range) -> Any:
 
 def setting_config(spec: StudySpec, setting: Mapping[str, Any]) -> RunConfig:
     """The base configuration with a setting of the search space (dotted names) and what follows from it."""
-    return with_texts(build_config(spec.base, {**followed(spec, setting), **setting}), spec.texts)
+    return _frozen(spec, build_config(spec.base, {**followed(spec, setting), **setting}))
+
+
+def _frozen(spec: StudySpec, config: RunConfig) -> RunConfig:
+    """With what its names stood for when the study was launched."""
+    return with_run(with_texts(config, spec.texts), spec.runs)
 
 
 def followed(spec: StudySpec, setting: Mapping[str, Any]) -> dict[str, Scalar]:
@@ -95,7 +101,7 @@ def distinct_inputs(
 
 def baseline_config(spec: StudySpec, name: str) -> RunConfig:
     """A token baseline: the base's data, budget, evaluation and backbone, then the cell's own settings."""
-    return with_texts(build_config(baseline_tree(spec.base), spec.baselines[name]), spec.texts)
+    return _frozen(spec, build_config(baseline_tree(spec.base), spec.baselines[name]))
 
 
 def check_config(spec: StudySpec, name: str, best: Mapping[str, Any]) -> RunConfig:
@@ -109,7 +115,7 @@ def check_config(spec: StudySpec, name: str, best: Mapping[str, Any]) -> RunConf
     if optim.kind == "muon":
         assert optim.matrix_lr is not None
         rates["optim.matrix_lr"] = optim.matrix_lr * factor
-    return with_texts(build_config(spec.base, {**followed(spec, best), **best, **rates}), spec.texts)
+    return _frozen(spec, build_config(spec.base, {**followed(spec, best), **best, **rates}))
 
 
 def with_seed(config: RunConfig, seed: int, *, name: str, threads: int) -> RunConfig:

@@ -18,6 +18,7 @@ import pydantic
 import yaml
 from pydantic import Field, model_validator
 
+from studies.named_runs import Runs
 from studies.run_presets import expanded
 from studies.search_spec import (
     CheckSpec,
@@ -188,6 +189,8 @@ class StudySpec(Preset):
     objective: str
     texts: Texts = {}
     """What names of texts stood for at the launch, where the search chooses among them (``studies.pins``)."""
+    runs: Runs = {}
+    """What names of runs in ``train.init_from`` stood for at the launch (``studies.named_runs``)."""
 
     @property
     def max_extra(self) -> int:
@@ -199,9 +202,9 @@ class StudySpec(Preset):
         return tuple(f"lr-x{factor:g}" for factor in self.checks.lr_factors)
 
     def to_dict(self) -> dict[str, Any]:
-        """Without an empty table of texts, so that earlier versions read what has none."""
+        """Without empty tables of names, so that earlier versions read what has none."""
         tree = self.model_dump(mode="json")
-        return tree if self.texts else {name: value for name, value in tree.items() if name != "texts"}
+        return {name: value for name, value in tree.items() if value or name not in ("texts", "runs")}
 
     def hash(self) -> str:
         """Of everything that may not change between a launch and its continuation."""

@@ -13,7 +13,7 @@ from workbench.data import Corpus, prepare, require_block
 from workbench.errors import RunError, UnreadableError
 from workbench.evaluate import Grid, evaluation_grid
 from workbench.home import Home
-from workbench.initial import initial_run, require_same_vocabulary
+from workbench.initial import beginning, require_same_vocabulary
 from workbench.language_model import LanguageModel
 from workbench.model import Calm, CalmNetwork
 from workbench.progress import Display
@@ -57,8 +57,7 @@ def build_model(
     trained with, whatever becomes of the cache), otherwise that of the run that ``train.init_from`` names (which
     then gives the network's first weights, too), or from the cache or trained. Raises RunError for damaged weights
     and NotFiniteError where the autoencoder diverges."""
-    begun = checkpoint.find(run_dir / records.CHECKPOINT) is not None  # then the other run is needed no more
-    initial = None if begun else initial_run(config, home, run_dir)
+    initial = beginning(config, home, run_dir)
     if initial is not None:
         require_same_vocabulary(config, corpus, initial)
     model, report = _untrained(config, corpus, home, run_dir, initial, display, ranks)

@@ -6,7 +6,8 @@ autoencoder. Its training is not counted as the new run's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +31,58 @@ _TOKENIZER = ("kind", "vocab_size", "sha256", "end_id", "pad_id")
 
 def initial_run(config: RunConfig, home: Home, run_dir: Path | None = None) -> Path | None:
     """Folder of the run that a resolved configuration starts from, if any. ``run_dir``: of the run that starts,
-    which may have the same name.
+    which may have the same name; where it has begun, the run that it noted then, though others have that name now.
 
     Raises RunError where there is no such run, there are several of the name or it has no weights, and ConfigError
     where its architecture or its tokenizer is another."""
     named = config.train.init_from
     if named is None:
         return None
+    place = None if run_dir is None else _noted(run_dir, home)
     try:
-        place = find_run(named, home, other_than=run_dir)
+        place = place or find_run(named, home, other_than=run_dir)
     except RunError as error:
         raise RunError(f"train.init_from: {error}") from None
     _require_same(config, place)
     return place
+
+
+def beginning(config: RunConfig, home: Home, run_dir: Path, known: Path | None = None) -> Path | None:
+    """``initial_run`` of the run in ``run_dir``, or ``known`` instead; None where it has a checkpoint of its own,
+    and needs the other no more. Raises as ``initial_run``."""
+    if config.train.init_from is None or checkpoint.find(run_dir / records.CHECKPOINT) is not None:
+        return None
+    return known or initial_run(config, home, run_dir)
+
+
+def _noted(run_dir: Path, home: Home) -> Path | None:
+    """Of a run that has begun: where the one that it started from is, if it still is. A home may have moved."""
+    if not (run_dir / records.RECORD).exists():
+        return None
+    noted = records.read_record(run_dir).environment.get("initial")
+    if not isinstance(noted, Mapping):
+        return None
+    then = Path(str(noted.get("folder")))
+    for place in (then, home.root / then.parent.name / then.name):
+        with contextlib.suppress(RunError, ValueError):  # of a damaged one the name says more; a NUL in a path
+            if records.read_record(place).run_id == noted.get("run_id"):
+                return place
+    return None
+
+
+def require_unchanged(initial: Path | None, environment: Mapping[str, Any]) -> None:
+    """``environment``: of the record of a run that began with ``initial``. Raises RunError where that has other
+    weights now, as after more training."""
+    noted = environment.get("initial")
+    if initial is None or not isinstance(noted, Mapping):
+        return
+    now = describe(initial)
+    for key, what in (("weights_sha256", "weights"), ("autoencoder_sha256", "an autoencoder")):
+        if noted.get(key) not in (None, now.get(key)):
+            raise RunError(
+                f"train.init_from: {initial} has other {what} than when the run began (sha256 "
+                f"{str(now.get(key))[:12]}, then {str(noted[key])[:12]}); bring back those that it had"
+            )
 
 
 def _require_same(config: RunConfig, run_dir: Path) -> None:
@@ -95,18 +135,16 @@ def require_same_vocabulary(config: RunConfig, corpus: Corpus, run_dir: Path) ->
         )
 
 
-def begin(config: RunConfig, home: Home, existing: RunRecord | None, run_dir: Path) -> dict[str, Any]:
-    """For the environment of a run's record: which run it started from, as noted when it began. What it would need
-    of that run later on, when it is gone perhaps, goes into its own folder: the tokenizer, and what settings of
-    released weights say beyond ours."""
+def begin(config: RunConfig, initial: Path | None, existing: RunRecord | None, run_dir: Path) -> dict[str, Any]:
+    """For the environment of a run's record: which run it starts from (``initial``, the ``beginning``), or did, as
+    noted then. What it would need of that run later on, when it is gone perhaps, goes into its own folder: the
+    tokenizer, and what settings of released weights say beyond ours."""
     pretrained_tokenizer.keep(config, run_dir)
-    if existing is not None:
-        return {name: value for name, value in existing.environment.items() if name == "initial"}
-    found = initial_run(config, home, run_dir)
-    if found is None:
-        return {}
-    _keep_settings(found, run_dir)
-    return {"initial": _described(found)}
+    if initial is not None:
+        _keep_settings(initial, run_dir)
+        return {"initial": describe(initial)}
+    noted = existing.environment if existing is not None else {}
+    return {name: value for name, value in noted.items() if name == "initial"}
 
 
 def _keep_settings(initial: Path, run_dir: Path) -> None:
@@ -123,7 +161,8 @@ def _keep_settings(initial: Path, run_dir: Path) -> None:
     files.write_json(run_dir / records.IMPORTED, kept)
 
 
-def _described(run_dir: Path) -> dict[str, Any]:
+def describe(run_dir: Path) -> dict[str, Any]:
+    """A run with weights, as the record of one that starts from it notes it."""
     record = records.read_record(run_dir)
     found = checkpoint.find(run_dir / records.CHECKPOINT)
     assert found is not None, "initial_run has looked"

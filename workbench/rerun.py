@@ -22,6 +22,7 @@ from workbench.config import RunConfig
 from workbench.config_file import build_config, verified_config
 from workbench.errors import ConfigError, OutputError, RunError
 from workbench.home import Home
+from workbench.initial import initial_run, require_unchanged
 from workbench.pretrained_tokenizer import with_kept
 from workbench.progress import Display
 from workbench.records import FINISHED, RunRecord
@@ -93,6 +94,8 @@ def rerun(
     on_state(state)
     if not (compare_only or before):
         require_same_text(record, inputs.corpus, run_dir)
+        initial = initial_run(config, home, run_dir)  # in the run's home, and what it was then
+        require_unchanged(initial, record.environment)
         if not any_code:
             _require_same_code(state, record)
         files.writable_folder(folder)
@@ -100,7 +103,7 @@ def rerun(
         if display is not None and not fresh:
             display.note("what the cache holds of text and autoencoder is taken from there; --fresh makes it anew")
         place, identity = Home(folder / FRESH) if fresh else home, Identity(name=f"{record.name} rerun")
-        execute(config, folder, home=place, identity=identity, tracker=tracker, display=display)
+        execute(config, folder, home=place, identity=identity, tracker=tracker, display=display, initial=initial)
         shutil.rmtree(folder / FRESH, ignore_errors=True)
     there = (folder / records.RECORD).exists()
     return Rerun(run_dir, folder, state, before, compare_results(run_dir, folder) if there else None)

@@ -27,7 +27,7 @@ from workbench.errors import NotFiniteError, OutputError
 from workbench.evaluate import Background, Grid, evaluate, evaluation_grid, floors, identical_draws
 from workbench.home import Home
 from workbench.hub import HubUnreachableError, with_revisions
-from workbench.initial import begin, initial_run
+from workbench.initial import begin, beginning
 from workbench.lineage import keep as keep_lineage
 from workbench.model import Calm
 from workbench.optim import phase_after
@@ -85,9 +85,10 @@ def execute(
     on_evaluation: Callable[[Evaluation], None] | None = None,
     display: Display | None = None,
     ranks: Ranks = ALONE,
+    initial: Path | None = None,
 ) -> RunRecord:
     """Run a resolved configuration in ``run_dir``; returns the final record. With other ``ranks``, which are in
-    ``workbench.followers``, this is rank 0.
+    ``workbench.followers``, this is rank 0. ``initial``: the run that ``train.init_from`` names, if it is known.
 
     An unfinished run of the same configuration is continued from its checkpoint; a finished one is
     returned as it is. Raises DataError before anything is written, and RunError where the folder holds a
@@ -99,7 +100,7 @@ def execute(
     if existing is not None and existing.status in FINISHED:
         files.remove_halves(run_dir, f".{records.CHECKPOINT}.*")  # killed at the very last of its writes
         return existing
-    initial = None if existing is not None else initial_run(config, home, run_dir)  # that it is there and fits
+    initial = beginning(config, home, run_dir, initial)  # that it is there and fits
     config = with_kept(config, run_dir, initial)
     require_room_for_run(config, run_dir, home.cache)
     inputs = prepare_inputs(config, home, display=display)
@@ -114,7 +115,7 @@ def execute(
         at_fault = blaming(run.record.head, "; mend it: the run goes on from its last checkpoint")
         with interruption.listening(), ranks.occupied("run", config.model_dump_json()), at_fault:
             try:
-                return run.go(inputs, existing, on_evaluation, display or NoDisplay())
+                return run.go(inputs, existing, initial, on_evaluation, display or NoDisplay())
             except (KeyboardInterrupt, PeerLostError) as error:
                 if run.record.status not in FINISHED:
                     run.end("interrupted", str(error) or "interrupted; the same command continues it")
@@ -167,6 +168,7 @@ class _Run:
         self,
         inputs: Inputs,
         existing: RunRecord | None,
+        initial: Path | None,
         on_evaluation: Callable[[Evaluation], None] | None,
         display: Display,
     ) -> RunRecord:
@@ -175,7 +177,7 @@ class _Run:
             self.record.call_curve, self.record.tradeoff = existing.call_curve, existing.tradeoff
             self.wall_before = existing.wall_seconds
             self.record.environment = code_state.session(existing.environment, self.record.environment)
-        self.record.environment |= begin(self.config, self.home, existing, self.run_dir)
+        self.record.environment |= begin(self.config, initial, existing, self.run_dir)
         records.write_config(self.run_dir, self.config.to_yaml())
         code_state.keep(self.run_dir)
         self.record.diagnostics = diagnostics.diagnose_config(self.config)
@@ -202,8 +204,8 @@ class _Run:
                 return self.end("collapsed", why)
         num_chunks = use_cached_targets(model, self.config, corpus, self.home)
         if num_chunks:
-            table = flops.encoder_cost(self.config, num_chunks, trained=False)
-            self.record.compute["target_table_flops"] = table.total
+            cost = flops.encoder_cost(self.config, num_chunks, trained=False)
+            self.record.compute["target_table_flops"] = cost.total
         self.record.parameters = model.parameter_groups()
         self.write()
         self.deliver()
@@ -253,9 +255,8 @@ class _Run:
         if scored is not None and scored > len(grid.windows):  # to a wished-for error, before the interruption
             more = evaluation_grid(self.config.eval, trainer.corpus, num_windows=scored)
             self.keep_background(floors(trainer.corpus, self.config.eval, more, self.home.cache))
-        schedule = trainer.plan
-        earlier_points = records.read_train_points(self.run_dir)
-        watcher = Watcher(warmup_steps=schedule.warmup_steps, earlier=earlier_points)
+        schedule, before = trainer.plan, records.read_train_points(self.run_dir)
+        watcher = Watcher(warmup_steps=schedule.warmup_steps, earlier=before)
 
         def record_point(point: TrainPoint) -> None:
             files.append_json_line(self.run_dir / records.METRICS, point.model_dump())
@@ -373,8 +374,7 @@ class _Run:
 
     def draw(self) -> None:
         try:
-            record = self.record
-            run_plots.draw(self.run_dir, record.floors, record.call_curve, record.tradeoff)
+            run_plots.draw(self.run_dir, self.record.floors, self.record.call_curve, self.record.tradeoff)
         except Exception as error:
             log.warning("%s: its figures could not be drawn: %s", self.run_dir, error)
 

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from tests.suites.tiny_runs import BASELINE, tiny_config
+from tests.suites.tiny_runs import BASELINE, tiny_config, traces
 from workbench import checkpoint, records
 from workbench.build import build_model
 from workbench.config import RunConfig
 from workbench.data import prepare
 from workbench.errors import ConfigError, RunError
 from workbench.files import sha256
-from workbench.home import Home
+from workbench.home import Home, open_home
 from workbench.records import Evaluation
+from workbench.rerun import rerun
 from workbench.runner import execute
 from workbench.tensor_files import read_tensors
 
@@ -123,3 +124,59 @@ def test_a_tokenizer_trained_on_other_text(whole: Path, tmp_path: Path) -> None:
     tuned, _ = tiny_config(whole, {**bpe, **small, **other})
     with pytest.raises(ConfigError, match="has a tokenizer that was trained on other text"):
         execute(tuned, tmp_path / "tuned", home=home)
+
+
+@pytest.fixture
+def twice_named(whole: Path, tmp_path: Path) -> tuple[RunConfig, Home, Path]:
+    """A run that began with one called ``whole``, when there was one."""
+    home = open_home(tmp_path / "home")
+    source = Path(shutil.copytree(whole / "runs" / "whole", home.single_runs() / "whole-1"))
+    config, _ = going_on(whole)
+    execute(config, home.single_runs() / "tuned", home=home)
+    shutil.copytree(source, home.single_runs() / "whole-2")
+    return config, home, source
+
+
+@pytest.mark.slow
+def test_is_made_again_from_the_run_that_it_began_with(twice_named: tuple[RunConfig, Home, Path]) -> None:
+    """By now two runs have the name; and of a fresh rerun the other run lies in the home, not in the rerun's."""
+    config, home, source = twice_named
+    with pytest.raises(RunError, match="'whole' names 2 runs"):
+        execute(config, home.single_runs() / "another", home=home)
+    for fresh in (False, True):
+        made = rerun("tuned", home, out=home.single_runs() / f"again-{fresh}", fresh=fresh)
+        assert made.results is not None
+        assert made.results.identical
+        assert records.read_record(made.folder).environment["initial"]["folder"] == str(source)
+    moved = open_home(home.root.rename(home.root.parent / "moved"))
+    assert rerun("tuned", moved, out=moved.root / "x" / "again").results.identical  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_is_not_made_again_from_other_weights(twice_named: tuple[RunConfig, Home, Path]) -> None:
+    """As where the other run was trained on meanwhile."""
+    _, home, _ = twice_named
+    run_dir = home.single_runs() / "tuned"
+    record = records.read_record(run_dir)
+    for part, what in (("weights", "weights"), ("autoencoder", "an autoencoder")):
+        noted = {**record.environment["initial"], f"{part}_sha256": 64 * "0"}
+        changed = {"environment": {**record.environment, "initial": noted}}
+        records.write_record(run_dir, record.model_copy(update=changed))
+        with pytest.raises(RunError, match=f"whole-1 has other {what} than when the run began .sha256 [1-9a-f]"):
+            rerun("tuned", home, out=home.root / "x" / "again")
+    assert not (home.root / "x").exists()
+
+
+@pytest.mark.slow
+def test_begins_with_the_same_one_after_an_interruption_before_any_checkpoint(
+    twice_named: tuple[RunConfig, Home, Path],
+) -> None:
+    config, home, source = twice_named
+    run_dir = home.single_runs() / "tuned"
+    undisturbed = traces(run_dir)
+    shutil.rmtree(run_dir / "checkpoint")
+    record = records.read_record(run_dir)
+    records.write_record(run_dir, record.model_copy(update={"status": "interrupted"}))
+    done = execute(config, run_dir, home=home)
+    assert (done.status, done.environment["initial"]["folder"]) == ("completed", str(source))
+    assert traces(run_dir) == undisturbed

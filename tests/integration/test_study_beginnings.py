@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
-from studies import prepare
+from studies import prepare, space
+from studies.pins import pin
+from studies.prepare import Options
 from studies.spec import Study, freeze
 from tests.suites.study_launch import invoke, tiny_study
 from tests.suites.tiny_runs import BASELINE, tiny_config, tree
 from workbench.errors import StudyError, UserError
 from workbench.home import open_home
+from workbench.initial import initial_run
 from workbench.runner import execute
 
 
@@ -115,3 +118,44 @@ def test_a_tokenizer_trained_on_other_text(whole: Path, tmp_path: Path) -> None:
     base["data"] |= {"corpus": f"text:{tmp_path / 'other.txt'}"}
     with pytest.raises(UserError, match=r"^cell bpe: train.init_from: .*tokenizer that was trained on other text"):
         prepare.check_inputs(freeze(study(whole, base=base, baselines=cells, **space), "quick"), home)
+
+
+def test_the_run_that_a_name_means_is_frozen_with_the_launch(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second run of the name made every later trial of the launch fail."""
+    home = open_home(tmp_path / "home")
+    shutil.copytree(whole / "runs" / "whole", home.single_runs() / "whole-1")
+    outside = str(whole / "runs" / "whole")
+    asked = study(
+        whole,
+        "whole",
+        space={"train.cache_targets": {"choices": [False, True]}},
+        follows={"train.cache_targets": {"False": {}, "True": {"train.init_from": outside}}},
+        baselines={"token": {"train.init_from": None}},
+        pruner={"kind": "none"},
+    )
+    monkeypatch.setattr(prepare, "find_studies", lambda: {"tiny": asked})
+    made, _ = prepare.prepare(Options("tiny"), home)
+    prepare.write_study_file(made, None)
+    places = [
+        space.setting_config(made.spec, {"train.cache_targets": value}).train.init_from for value in (False, True)
+    ]
+    assert places == ["single/whole-1", outside]
+    assert space.baseline_config(made.spec, "token").train.init_from is None
+    shutil.copytree(home.single_runs() / "whole-1", home.single_runs() / "whole-2")
+    with pytest.raises(UserError, match="'whole' names 2 runs"):
+        prepare.prepare(Options("tiny", launch="other"), home)
+    for again in (Options("tiny"), Options("tiny-quick")):
+        assert prepare.prepare(again, home)[0].spec == made.spec
+    first = space.setting_config(made.spec, {"train.cache_targets": False}).resolved()
+    assert initial_run(first, home) == home.single_runs() / "whole-1"
+    monkeypatch.setattr(prepare, "find_studies", lambda: {"tiny": study(whole, "whole-2", baselines={})})
+    with pytest.raises(StudyError, match=r"base\.train\.init_from: whole → whole-2"):
+        prepare.prepare(Options("tiny"), home)
+
+
+def test_a_launch_that_starts_from_no_run_is_stored_as_before(whole: Path) -> None:
+    spec = freeze(study(whole, None), "quick")
+    assert pin(spec, open_home(whole / "runs")) == (spec, [])
+    assert "runs" not in spec.to_dict()
