@@ -11,8 +11,9 @@ import logging
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
+from workbench import files
 from workbench.home import Home
 
 OWN = "home"
@@ -72,17 +73,18 @@ def bring_artifacts_along(home: Home) -> bool:
     if not path.exists():
         return False
     with contextlib.closing(sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)) as connection:
-        if not _former_places(connection, now):
+        if not _former_places(connection, home):
             return False
         connection.execute("BEGIN IMMEDIATE")  # who comes second finds nothing to do
         try:
-            changed = {place: _replace(connection, place, now) for place in _former_places(connection, now)}
+            places = _former_places(connection, home)
+            changed = {former: _replace(connection, former, place) for former, place in places.items()}
             connection.execute("COMMIT")
         except BaseException:
             connection.execute("ROLLBACK")
             raise
-    for place in [place for place, num_runs in changed.items() if num_runs and place != SERVED]:
-        log.warning("tracking: the home was moved; artifacts that were in %s are looked for in %s", place, now)
+    for former in [place for place, num_runs in changed.items() if num_runs and not place.startswith(SERVED)]:
+        log.warning("tracking: the home was moved; artifacts that were in %s are looked for in %s", former, now)
     return bool(changed)
 
 
@@ -90,20 +92,41 @@ def _path(uri: str) -> Path:
     return Path(uri.removeprefix("sqlite:///"))
 
 
-def _former_places(connection: sqlite3.Connection, now: str) -> set[str]:
-    """Folders of artifacts of other homes, by the layout that homes have, and ``SERVED`` where a server put them
-    into this one; a place that somebody chose for an experiment, or another server's, is left alone."""
-    found, here = set(), Path(unquote(urlsplit(now).path))
+def _former_places(connection: sqlite3.Connection, home: Home) -> dict[str, str]:
+    """Folders of artifacts, and where those are now: of other homes, by the layout that homes have, and of
+    experiments that came by way of a server and whose artifacts it put into this home, or that have none. A place
+    that somebody chose for an experiment, or another server's, is left alone."""
+    found, now = {}, home.artifacts.resolve().as_uri()
     for number, name, location in connection.execute(
         "SELECT experiment_id, name, artifact_location FROM experiments WHERE artifact_location IS NOT NULL"
     ):
         folder, _, last = location.rpartition("/")
         ours = last in (str(number), name, quote(name)) and folder.endswith(now[now.rindex("/") :])
-        if ours and folder.startswith("file://"):
-            found.add(folder)
-        if location == f"{SERVED}/{number}" and (here / str(number)).is_dir():
-            found.add(SERVED)
-    return found - {now}
+        if ours and folder.startswith("file://") and folder != now:
+            found[folder] = now
+        if location == f"{SERVED}/{number}" and (
+            (home.artifacts / str(number)).is_dir() or _nothing_sent(connection, number, home)
+        ):
+            found[location] = f"{now}/{number}"
+    return found
+
+
+def _nothing_sent(connection: sqlite3.Connection, number: int, home: Home) -> bool:
+    """Whether all runs of an experiment are known here to have sent no artifact, to whatever server: it went away
+    before."""
+    sent: dict[object, bool] = {}
+    for path in (*home.root.glob("*/mlflow.json"), *home.root.glob("*/*/mlflow.json")):
+        with contextlib.suppress(
+            OSError, ValueError, TypeError, AttributeError
+        ):  # of what is damaged nothing is known
+            stored = files.read_json(path)
+            if isinstance(stored, list):  # launches of a study, whose report may have been sent
+                reported = (path.parent / "mlflow-report.json").exists()
+                sent |= {row.get("run_id"): reported for row in stored}
+            else:
+                sent[stored.get("run_id")] = bool(stored.get("artifacts"))
+    known = connection.execute("SELECT run_uuid FROM runs WHERE experiment_id = ?", (number,)).fetchall()
+    return all(sent.get(run_id) is False for (run_id,) in known)
 
 
 def _replace(connection: sqlite3.Connection, former: str, now: str) -> int:
@@ -111,8 +134,9 @@ def _replace(connection: sqlite3.Connection, former: str, now: str) -> int:
     num_runs = 0
     for table, column in _present(connection):
         done = connection.execute(
-            f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
-            (f"{now}/", len(former) + 2, len(former) + 1, f"{former}/"),
+            f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+            f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+            (now, len(former) + 1, former, len(former) + 1, f"{former}/"),
         )
         num_runs += done.rowcount if table == "runs" else 0
     return num_runs

@@ -163,6 +163,58 @@ def test_what_came_to_the_homes_server_is_found_without_it(home: Home) -> None:
     assert "config.yaml" in look(tracker, run_dir).artifacts
 
 
+def served_experiment(home: Home, name: str) -> tuple[str, str]:
+    """Number of an experiment that came to the home's database by way of a server, and of a run in it."""
+    first = client(open_tracker(None, home=home))
+    number = first.create_experiment(name, artifact_location="file:///to/be/said")
+    run = first.create_run(number).info.run_id
+    with contextlib.closing(sqlite3.connect(home.root / "mlflow.db")) as connection, connection:
+        connection.execute(
+            "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
+            (f"mlflow-artifacts:/{number}", number),
+        )
+        place = f"mlflow-artifacts:/{number}/{run}/artifacts"
+        connection.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (place, run))
+    return number, run
+
+
+@pytest.mark.parametrize("sent", [{}, {"config.yaml": "0" * 64}])
+def test_a_server_that_went_away_before_any_artifact_locks_nobody_out(home: Home, sent: dict[str, str]) -> None:
+    number, run = served_experiment(home, "demo")
+    run_dir = make_run_folder(home.single_runs() / "r")
+    server = "http://127.0.0.1:5000"
+    write_cursor(run_dir, Cursor(tracking_uri=server, token="t", run_id=run, artifacts=sent))
+    if sent:  # to another server's folders, for it is not in the home's
+        with pytest.raises(TrackingError, match="made by way of a tracking server, which alone"):
+            open_tracker(None, experiment="demo", home=home)
+        return
+    then = client(open_tracker(None, experiment="demo", home=home))
+    assert then.get_experiment(number).artifact_location == f"{home.artifacts.as_uri()}/{number}"
+    assert then.get_run(run).info.artifact_uri == f"{home.artifacts.as_uri()}/{number}/{run}/artifacts"
+
+
+def test_a_launch_with_a_report_counts_as_sent(home: Home) -> None:
+    _, run = served_experiment(home, "demo")
+    home.study("demo").mkdir()
+    files.write_json(home.study("demo") / "mlflow.json", [{"run_id": run}])
+    (home.study("demo") / "mlflow-report.json").write_text("{}")
+    assert not bring_artifacts_along(home)
+    (home.study("demo") / "mlflow-report.json").unlink()
+    assert bring_artifacts_along(home)
+    assert not bring_artifacts_along(home)
+
+
+def test_of_several_served_experiments_only_the_homes_own_are_taken(home: Home) -> None:
+    ours, run = served_experiment(home, "ours")
+    other, their_run = served_experiment(home, "theirs")
+    (home.artifacts / ours / run / "artifacts").mkdir(parents=True)
+    assert bring_artifacts_along(home)
+    then = client(open_tracker(None, home=home))
+    assert then.get_run(run).info.artifact_uri.startswith("file://")
+    assert then.get_experiment(other).artifact_location == f"mlflow-artifacts:/{other}"
+    assert then.get_run(their_run).info.artifact_uri == f"mlflow-artifacts:/{other}/{their_run}/artifacts"
+
+
 def test_places_are_corrected_all_or_none(home: Home, tmp_path: Path) -> None:
     open_tracker(None, experiment="a study's name", home=home).mirror(make_run_folder(home.single_runs() / "r"))
     before = shown(home)
