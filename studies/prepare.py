@@ -166,6 +166,7 @@ def check_inputs(spec: StudySpec, home: Home, *, elsewhere: bool = False) -> Non
     from workbench.build import prepare_inputs
     from workbench.initial import initial_run, require_same_vocabulary
     from workbench.machine import check_device
+    from workbench.pretrained_tokenizer import with_kept
     from workbench.runner import resolve
 
     inputs = list(space.distinct_inputs(spec))
@@ -175,8 +176,8 @@ def check_inputs(spec: StudySpec, home: Home, *, elsewhere: bool = False) -> Non
     for cell, config in inputs:
         resolved = config.resolved()  # what the machine has changes none of them
         try:
-            found = prepare_inputs(resolved, home)
             initial = initial_run(resolved, home)
+            found = prepare_inputs(with_kept(resolved, home, initial), home)
             if initial is not None:
                 require_same_vocabulary(resolved, found.corpus, initial)
         except (ConfigError, DataError) as error:

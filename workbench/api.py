@@ -228,7 +228,9 @@ def import_weights(
     tokens = require_known_tokens(trained_tokens)
     place = _home(home)
     if study is not None and ("/" in study or not (place.study(study) / "study.json").exists()):
-        raise StudyError(f"there is no study {study!r} under {place.root}; leave --study out for a run by itself")
+        raise StudyError(
+            f"there is no study {study!r} under {place.root}; leave the study out for a run by itself"
+        )
     folder = (place.single_runs() if study is None else place.study(study)) / slug(name)
     record = import_released(
         Released(Path(autoencoder), Path(language_model), None if tokenizer is None else Path(tokenizer)),

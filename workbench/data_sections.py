@@ -86,7 +86,8 @@ class DataConfig(Section):
         if not isinstance(given, dict):
             return given
         corpus, hub = given.get("corpus"), given.get("hub")
-        if isinstance(corpus, dict) and list(corpus.values()) == [None]:  # YAML takes a colon at the end for one
+        if isinstance(corpus, dict) and "name" not in corpus and list(corpus.values()) == [None]:
+            # a word with a colon at its end is a mapping to YAML
             corpus = f"{next(iter(corpus))}:"
             given = {**given, "corpus": corpus}
         if isinstance(corpus, dict):

@@ -9,6 +9,7 @@ not have spell nothing either: models pad their vocabulary.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from functools import cached_property, lru_cache
@@ -23,6 +24,7 @@ from workbench.config import RunConfig, TokenizerConfig
 from workbench.errors import DataError
 from workbench.files import write_atomic, write_json
 from workbench.given_files import read_text, require_regular
+from workbench.home import Home
 from workbench.hub import (
     QUICK,
     HubUnreachableError,
@@ -164,15 +166,17 @@ def pinned(config: TokenizerConfig, *, offline: bool = False) -> TokenizerConfig
     return config.model_copy(update={"sha256": found, "end_id": end, "pad_id": pad})
 
 
-def with_kept(config: RunConfig, *run_dirs: Path | None) -> RunConfig:
-    """With the copy that one of the run folders keeps (``keep``) where a tokenizer that was named by its path is
-    no longer there, or another one is: a home was moved, the run whose tokenizer it was deleted."""
+def with_kept(config: RunConfig, home: Home, *run_dirs: Path | None) -> RunConfig:
+    """With the copy that one of the run folders, or any other of ``home``, keeps (``keep``) where a tokenizer that
+    was named by its path is no longer there, or another one is: a home was moved, the run whose tokenizer it was
+    deleted. It is the same one: by its sha256."""
     wanted = config.data.tokenizer
     named = _local(wanted)
     if named is None or wanted.sha256 is None or _is(named, wanted.sha256):
         return config
     copies = (run_dir / FILE for run_dir in run_dirs if run_dir is not None)
-    found = next((path for path in copies if _is(path, wanted.sha256)), None)
+    others = (path for pattern in ("*/*", "*") for path in sorted(home.root.glob(f"{pattern}/{FILE}")))
+    found = next((path for path in itertools.chain(copies, others) if _is(path, wanted.sha256)), None)
     if found is None:
         return config
     tokenizer = wanted.model_copy(update={"name": str(found.absolute())})
@@ -255,7 +259,7 @@ def _checked(path: Path, changed: int, size: int) -> str:
 def _unreadable(path: Path, why: str) -> DataError:
     return DataError(
         f"cannot read the tokenizer {path}: {why}; bring it back, set data.tokenizer.name to where it lies, or "
-        f"put a copy named {FILE} into the run's folder"
+        f"put a copy named {FILE} into the folder of a run in the home"
     )
 
 

@@ -84,7 +84,7 @@ def rerun(
             "run from it (train.init_from)"
         )
     stored = verified_config(run_dir / records.CONFIG, record.config_hash)
-    config = with_kept(_on_this_machine(stored, overrides or {}, home), run_dir)
+    config = with_kept(_on_this_machine(stored, overrides or {}, home), home, run_dir)
     folder = out or home.single_runs() / _name(run_dir, record, stored, config)
     _require_own(folder, run_dir, record)
     inputs = prepare_inputs(config, home)

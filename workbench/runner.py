@@ -101,7 +101,7 @@ def execute(
         files.remove_halves(run_dir, f".{records.CHECKPOINT}.*")  # killed at the very last of its writes
         return existing
     initial = beginning(config, home, run_dir, initial)  # that it is there and fits
-    config = with_kept(config, run_dir, initial)
+    config = with_kept(config, home, run_dir, initial)
     require_room_for_run(config, run_dir, home.cache)
     inputs = prepare_inputs(config, home, display=display)
     with files.claimed(run_dir):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import Any
 from workbench import checkpoint, files, machine, processes, records, run_logs
 from workbench.build import build_model, has_autoencoder, prepare_inputs
 from workbench.config import RunConfig
-from workbench.config_file import is_same_run, stored_config, with_head_sampling
-from workbench.data import Corpus, prepare
+from workbench.config_file import is_same_run, verified_config, with_head_sampling
+from workbench.data import Corpus, prepare, require_source
 from workbench.errors import DataError, OutputError, RunError
 from workbench.finite import all_finite
 from workbench.home import Home
 from workbench.language_model import LanguageModel
 from workbench.optim import phase_after
-from workbench.pretrained_tokenizer import with_kept
+from workbench.pretrained_tokenizer import pinned, with_kept
 from workbench.records import Phase, RunRecord
 
 
@@ -56,17 +55,17 @@ def load_run(run_dir: Path | str, home: Home, overrides: Mapping[str, Any] | Non
     """On this machine's device. ``overrides``: other settings of the head's sampling (``model.head.num_calls``).
 
     Raises ConfigError for overrides that would need another training, and RunError where the folder is not a
-    run's, has no weights yet or none that are finite, or its text has changed since."""
+    run's, has no weights yet or none that are finite, or its text or its configuration has changed since."""
     run_dir = Path(run_dir)
     record = records.read_record(run_dir)
-    config = with_head_sampling(stored_config(run_dir / records.CONFIG), overrides or {})
+    config = with_head_sampling(verified_config(run_dir / records.CONFIG, record.config_hash), overrides or {})
     if config.optim.batch_positions is None or config.optim.lr is None:
         raise RunError(f"{run_dir / records.CONFIG} is damaged: it leaves open what every run has; bring it back")
     found = require_checkpoint(run_dir, record)
     anywhere = config.model_copy(update={"runtime": config.runtime.model_copy(update={"device": "auto"})})
     device = machine.resolve(anywhere, home.cache).runtime.device
     config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"device": device})})
-    inputs = prepare_inputs(with_kept(config, run_dir), home)
+    inputs = prepare_inputs(with_kept(config, home, run_dir), home)
     require_same_text(record, inputs.corpus, run_dir)
     model, _ = build_model(config, inputs.corpus, home, run_dir=run_dir)
     checkpoint.load_weights(model.network, found / checkpoint.WEIGHTS)
@@ -118,9 +117,25 @@ def existing_record(run_dir: Path, config: RunConfig, home: Home) -> RunRecord |
 def _require_unchanged_text(record: RunRecord, config: RunConfig, run_dir: Path, home: Home) -> None:
     """Its result is no answer for another text. One that is not there any more changes nothing, and the hub is
     not asked. Raises RunError."""
-    if config.data.hub is None:
-        with contextlib.suppress(DataError, OutputError):
-            require_same_text(record, prepare(with_kept(config, run_dir).data, home.cache), run_dir)
+    if config.data.hub is not None:
+        return
+    data = with_kept(config, home, run_dir).data
+    try:
+        require_source(data)
+        if data.tokenizer.kind == "pretrained":
+            pinned(data.tokenizer, offline=True)
+    except DataError:
+        return
+    try:
+        corpus = prepare(data, home.cache, least_tokens=1)
+    except OutputError:  # the cache cannot be written; what was found once is still so
+        return
+    except DataError as error:
+        raise RunError(
+            f"{run_dir} was trained on a text that is not as it was: {error}\nbring it back as it was, or train a "
+            "new run"
+        ) from None
+    require_same_text(record, corpus, run_dir)
 
 
 def require_same_text(record: RunRecord, corpus: Corpus, run_dir: Path) -> None:

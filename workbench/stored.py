@@ -32,7 +32,7 @@ def reason(error: Exception) -> str:
         return f"{name} is missing{more}"
     if first["type"] == "extra_forbidden":
         return f"{name} is unknown{more}"
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ") or "it is not valid"
     given = "" if first["type"] == "value_error" else f"; given: {reprlib.repr(first['input'])}"
     return f"{name}: {message[0].lower()}{message[1:]}{given}{more}"
 

@@ -144,13 +144,13 @@ def check_names(name: str, alias: str | None) -> None:
     """Raises TrackingError for what MLflow would refuse, before anything is made."""
     if not _NAME.fullmatch(name) or name != name.strip():
         raise TrackingError(
-            f"--name {name!r} is no name of a model; wanted: up to 200 characters without / and :, for example "
+            f"the name {name!r} is no name of a model; wanted: up to 200 characters without / and :, for example "
             "calm-shakespeare"
         )
     reserved = alias is not None and (alias.lower() == "latest" or _VERSION.fullmatch(alias))
     if alias is not None and (reserved or not _ALIAS.fullmatch(alias)):
         raise TrackingError(
-            f"--alias {alias!r} cannot be used; wanted: letters, digits, - and _, for example champion (latest "
+            f"the alias {alias!r} cannot be used; wanted: letters, digits, - and _, for example champion (latest "
             "and v1, v2 ... are MLflow's own)"
         )
 

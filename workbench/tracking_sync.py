@@ -191,14 +191,11 @@ def _sync_study(
 ) -> None:
     """``tracker`` is an outcome where there is none: that of all the runs."""
     if isinstance(tracker, Outcome):
-        report.counts[tracker] += len(run_dirs)
-        for run_dir in run_dirs:
-            if on_run is not None:
-                on_run(run_dir, tracker)
+        _count(tracker, run_dirs, report, on_run)
         return
     with contextlib.closing(tracker):
         if study is not None and not _ensure_launch(tracker, home, study, report):
-            report.counts[Outcome.REFUSED] += len(run_dirs)
+            _count(Outcome.REFUSED, run_dirs, report, on_run)
             return
         before = report.counts[Outcome.DELIVERED]
         for run_dir in run_dirs:
@@ -210,6 +207,19 @@ def _sync_study(
             if build_report is not None:
                 new = report.counts[Outcome.DELIVERED] > before
                 _show_report(tracker, home, study, build_report, report, new=new)
+
+
+def _count(
+    outcome: Outcome,
+    run_dirs: list[Path],
+    report: SyncReport,
+    on_run: Callable[[Path, Outcome | None], None] | None,
+) -> None:
+    """One outcome for all of them."""
+    report.counts[outcome] += len(run_dirs)
+    for run_dir in run_dirs:
+        if on_run is not None:
+            on_run(run_dir, outcome)
 
 
 def _by_study(

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.suites.tiny_runs import tiny_config, traces
 from workbench import checkpoint, files, records
@@ -17,6 +18,7 @@ from workbench.errors import RunError
 from workbench.home import Home
 from workbench.records import Evaluation
 from workbench.runner import execute
+from workbench.saved_runs import load_run
 from workbench.tracking import open_tracker
 
 pytestmark = pytest.mark.slow
@@ -227,3 +229,15 @@ def test_the_runs_own_autoencoder_damaged(whole: Path) -> None:
             execute(config, run_dir, home=home)
         (run_dir / name).write_bytes(content)
     require_like_whole(whole, run_dir)
+
+
+@pytest.mark.parametrize("section", ["autoencoder", "model"])
+def test_a_configuration_without_a_section_is_refused(whole: Path, section: str) -> None:
+    """What is left open would be filled in with what is the rule today."""
+    _, home = tiny_config(whole)
+    run_dir = Path(shutil.copytree(home.root / "whole", home.root / f"without-{section}"))
+    tree = yaml.safe_load((run_dir / records.CONFIG).read_text())
+    del tree[section]
+    (run_dir / records.CONFIG).write_text(yaml.safe_dump(tree))
+    with pytest.raises(RunError, match=r"config\.yaml is not the configuration that its run was made with"):
+        load_run(run_dir, home)

@@ -206,6 +206,10 @@ class TestChangedSurroundings:
         text.write_text(before.replace("castle", "garden"), encoding="utf-8")
         with pytest.raises(RunError, match="was trained on other text"):
             execute(config, run_dir, home=home)
+        for cut in (before[:3000], "", " "):
+            text.write_text(cut, encoding="utf-8")
+            with pytest.raises(RunError, match=r"was trained on .*text"):
+                execute(config, run_dir, home=home)
         text.unlink()
         assert execute(config, run_dir, home=home) == done
         text.write_text(before, encoding="utf-8")

@@ -13,12 +13,13 @@ from studies import prepare, space
 from studies.pins import pin
 from studies.prepare import Options
 from studies.spec import Study, freeze
+from tests.suites.released_weights import VOCAB, tokenizer_json
 from tests.suites.study_launch import invoke, tiny_study
 from tests.suites.tiny_runs import BASELINE, tiny_config, tree
-from workbench.errors import StudyError, UserError
+from workbench.errors import DataError, StudyError, UserError
 from workbench.home import open_home
 from workbench.initial import initial_run
-from workbench.runner import execute
+from workbench.runner import execute, resolve
 
 
 def study(whole: Path, init_from: str | None = "whole", **preset: Any) -> Study:
@@ -159,3 +160,28 @@ def test_a_launch_that_starts_from_no_run_is_stored_as_before(whole: Path) -> No
     spec = freeze(study(whole, None), "quick")
     assert pin(spec, open_home(whole / "runs")) == (spec, [])
     assert "runs" not in spec.to_dict()
+
+
+@pytest.mark.slow
+def test_a_home_that_was_moved_finds_a_tokenizer_by_its_content(whole: Path, tmp_path: Path) -> None:
+    """As of imported weights, whose settings a study takes over: their tokenizer lay in the home as it was."""
+    home = open_home(tmp_path / "home")
+    place = home.single_runs() / "imported" / "tokenizer.json"
+    place.parent.mkdir(parents=True)
+    place.write_text(tokenizer_json(), encoding="utf-8")
+    base = tree(whole / "text.txt")
+    base["data"] |= {"validation_fraction": 0.2, "test_fraction": 0.2}
+    base["data"] |= {"tokenizer": {"kind": "pretrained", "name": str(place), "vocab_size": VOCAB}}
+    base["train"] |= {"train_tokens": 256, "num_evaluations": 1}
+    base["model"] = BASELINE["model"]
+    whose = {"base": base, "baselines": {"small": {}}, "space": {}, "trials": 0, "pruner": {"kind": "none"}}
+    spec, _ = pin(freeze(study(whole, None, **whose), "quick"), home)
+    moved = open_home(home.root.rename(tmp_path / "moved"))
+    prepare.check_inputs(spec, moved)
+    config = resolve(space.baseline_config(spec, "small"), moved)
+    assert execute(config, moved.study("tiny-quick") / "small-s0", home=moved).status == "completed"
+    (moved.single_runs() / "imported" / "tokenizer.json").unlink()
+    prepare.check_inputs(spec, moved)
+    shutil.rmtree(moved.study("tiny-quick"))
+    with pytest.raises(DataError, match=r"cell small: cannot read the tokenizer .*folder of a run in the home"):
+        prepare.check_inputs(spec, moved)

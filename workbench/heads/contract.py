@@ -31,8 +31,9 @@ def built(head_class: Any, config: Any, width: int, latent_dim: int) -> Any:
 def complete(head: Any, config: Any) -> None:
     """A head that does not keep its section itself gets it as ``config``. Raises HeadError for one that keeps
     something else there, and for weights that cannot be trained and saved."""
-    if getattr(head, "config", None) is None:
-        head.config = config
+    with own_code(type(head), "__init__"):
+        if getattr(head, "config", None) is None:
+            head.config = config
     if not isinstance(head.config, type(config)):
         why = f"config is {type(head.config).__name__}, wanted is the section that __init__ was given"
         raise _refusal(type(head), "__init__", f"{why}; give what is kept there another name")

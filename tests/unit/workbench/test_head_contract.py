@@ -162,6 +162,14 @@ def before() -> torch.Tensor:
     return torch.get_rng_state()
 
 
+def test_one_whose_config_cannot_be_set_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeps = ("self.config, self.mean = config, ", "self.mean = ")
+    fixed = ("    section = Config", "    config = property(lambda self: None)\n    section = Config")
+    monkeypatch.setenv(own_heads.VARIABLE, str(write_head(tmp_path / "mine.py", keeps, fixed)))
+    with pytest.raises(HeadError, match=r"the head 'constant' \(mine.py, line 15\): AttributeError: .*'config'"):
+        build_head(own_heads.find("constant").section(), hidden_dim=4, latent_dim=3)
+
+
 def test_trying_one_leaves_its_weights_and_torchs_own_generator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: torch.Tensor
 ) -> None:

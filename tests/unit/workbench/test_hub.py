@@ -261,6 +261,7 @@ class TestConfiguration:
             ({"corpus": "hub:a/b", "hub": {"document_start": "("}}, "no regular expression"),
             ({"corpus": "hub:a/b", "hub": {"streaming": True}, "max_documents": 3}, "no meaning for a stream"),
             ({"corpus": {"config": "x"}}, "wants a name"),
+            ({"corpus": {"name": None}}, "wants a name"),
             *(
                 ({"corpus": empty}, "^data: corpus: hub: wants a name: hub:owner/set")
                 for empty in ("hub:", "hub: ", {"hub": None}, {"name": ""})  # the mapping is YAML's for `hub:`

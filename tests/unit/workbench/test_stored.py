@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 import pytest
@@ -48,6 +48,18 @@ def test_a_reason_is_one_short_line(changes: dict[str, Any], words: str) -> None
     assert "\n" not in said
     assert "pydantic" not in said
     assert stored.reason(ValueError("as it is")) == "as it is"
+
+
+def test_a_reason_without_words_is_one_too() -> None:
+    def refuse(value: int) -> int:
+        raise ValueError
+
+    class Refusing(pydantic.BaseModel):
+        number: Annotated[int, pydantic.AfterValidator(refuse)]
+
+    with pytest.raises(pydantic.ValidationError) as caught:
+        Refusing(number=1)
+    assert stored.reason(caught.value) == "number: it is not valid"
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:

@@ -185,7 +185,9 @@ def test_a_damaged_file_of_a_study_does_not_keep_others_back(home: Home, name: s
     other = make_run_folder(home.study("other") / "t0", study="other")
     path = home.study("demo") / name
     path.write_text(content)
-    report = sync(home)
+    heard: list[Path] = []
+    report = sync(home, on_run=lambda run_dir, outcome: heard.append(run_dir))
+    assert sorted(heard) == sorted([*run_dirs, other])
     waiting = 2 if name == "study.json" else 0
     assert (report.counts[Outcome.REFUSED], report.counts[Outcome.DELIVERED]) == (waiting, 3 - waiting)
     assert len(report.problems) == 1
