@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.errors import UserError
+from workbench.errors import OutputError, UserError
 from workbench.files import remove_lock, writable_folder
+
+_SPOILS_ADDRESSES = re.compile(r"\?|%[0-9a-fA-F]{2}")
+"""SQLAlchemy takes the first for the end of the path and the second for another character (seen with 2.1)."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,13 @@ class Home:
 
 
 def open_home(root: Path | str) -> Home:
-    """Raises OutputError where the folder cannot be written."""
+    """Raises OutputError where the folder cannot be written, or no address of a database can name it."""
+    spoilt = _SPOILS_ADDRESSES.search(str(Path(root).resolve()))
+    if spoilt is not None:
+        raise OutputError(
+            f"the home {Path(root).resolve()} has {spoilt[0]!r} in its path, which means something else in the "
+            "address of a database; choose another folder"
+        )
     return Home(writable_folder(root).resolve())
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pytest
 
 from workbench import files
 from workbench.cache import build_once
 from workbench.errors import DataError, OutputError, UserError
-from workbench.home import home_unless_refused
+from workbench.home import home_unless_refused, open_home
 
 
 def refused(
@@ -105,3 +107,18 @@ def test_a_lock_that_is_held_is_not_removed(tmp_path: Path) -> None:
         assert not files.remove_lock(path)
     assert files.remove_lock(path)
     assert not path.exists()
+
+
+@pytest.mark.parametrize(("name", "said"), [("a?b", "'?'"), ("a%20b", "'%20'")])
+def test_a_path_that_no_databases_address_can_hold_is_refused(tmp_path: Path, name: str, said: str) -> None:
+    """The studies of such a home went to a database beside it."""
+    with pytest.raises(OutputError, match=re.escape(f"has {said} in its path")):
+        open_home(tmp_path / name / "runs")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a%b", "a#b", "a;b&c@d:e", "a b", "é [+]="])
+def test_other_paths_are_taken_as_they_are(tmp_path: Path, name: str) -> None:
+    home = open_home(tmp_path / name)
+    optuna.create_study(storage=home.optuna_url)
+    assert [path.name for path in home.root.iterdir()] == ["optuna.db"]
