@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -41,12 +43,26 @@ class Display:
         self.state: Snapshot | None = None
         """The last one."""
         self._live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
+        self._waiting = console.status(Text(f"preparing {name}: texts, database, workers")) if self._live else None
         self._told: set[tuple[str, str]] = set()
         self._first = True
         self._said = -math.inf
         """When what is under way was told."""
 
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Until the table is shown something else moves on a terminal."""
+        if self._waiting:
+            self._waiting.start()
+        try:
+            yield
+        finally:
+            if self._waiting:
+                self._waiting.stop()
+
     def __enter__(self) -> Self:
+        if self._waiting:
+            self._waiting.stop()
         if self._live:
             self._live.start()
         return self

@@ -52,7 +52,8 @@ def run(options: Options, home: Home, display: Display) -> Result:
 
     Raises StudyError, ConfigError, TrackingError, OutputError; also where a trial met a mistake of the user."""
     try:
-        return _opened(options, home, display)
+        with display.preparing():
+            return _opened(options, home, display)
     except database.UNAVAILABLE as error:
         url = address(options.storage, home, read_study_file(home, options.name), options.name)
         raise database.unusable(url, error, "the same command continues") from None

@@ -209,3 +209,21 @@ def test_what_is_under_way_is_a_line_now_and_then_where_there_is_no_terminal(tmp
     point = read_train_points(run)[-1]
     of = read_record(run).num_steps
     assert second.startswith(f"running: trial 0 step {point.step}/{of} loss {point.loss:.4g} ")
+
+
+def test_on_a_terminal_something_moves_before_the_table_is_there() -> None:
+    output = io.StringIO()
+    with Display(Console(file=output, force_terminal=True, width=80), "tiny").preparing():
+        pass
+    assert "preparing tiny: texts, database, workers" in output.getvalue()
+    with Display(Console(file=(elsewhere := io.StringIO()), width=80), "tiny").preparing():
+        pass
+    assert elsewhere.getvalue() == ""
+
+
+def test_the_table_takes_over_from_what_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    display = Display(Console(file=io.StringIO(), force_terminal=True, width=80), "tiny")
+    with display.preparing():
+        display.note("2 workers")
+        with display:
+            pass
