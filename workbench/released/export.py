@@ -17,7 +17,7 @@ from torch import Tensor
 
 from workbench import checkpoint, files, modes, records
 from workbench.config import RunConfig
-from workbench.config_file import stored_config
+from workbench.config_file import verified_config
 from workbench.errors import ConfigError, DataError, OutputError, RunError
 from workbench.pretrained_tokenizer import file_order, find_file
 from workbench.progress import Display, NoDisplay
@@ -32,7 +32,7 @@ from workbench.released.settings import (
     require_expressible,
 )
 from workbench.released.sources import DTYPES
-from workbench.released.vocabulary import TOKENIZER, num_ids
+from workbench.released.vocabulary import TOKENIZER, num_ids, of_bytes
 from workbench.saved_runs import require_checkpoint
 from workbench.tensor_files import read_tensors, system_error
 
@@ -75,7 +75,7 @@ def export_released(
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"the type is one of {', '.join(DTYPES)}, or the weights' own; {dtype!r} given")
     record = records.read_record(run_dir)
-    config = stored_config(run_dir / records.CONFIG)
+    config = verified_config(run_dir / records.CONFIG, record.config_hash)
     require_expressible(config)
     found = require_checkpoint(run_dir, record)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -329,6 +329,9 @@ class _Writing:
             files.write_atomic(temporary / LANGUAGE_MODEL / TOKENIZER, self.tokenizer.read_bytes())
             return []
         of = self.config.data.tokenizer
+        if of.kind == "byte":
+            files.write_atomic(temporary / LANGUAGE_MODEL / TOKENIZER, of_bytes())
+            return []
         if not has_their_ids(of):
             return [f"no {TOKENIZER} was written: this run's ids are the workbench's own ({of.kind} tokenizer)"]
         return [f"no {TOKENIZER} was written: {of.name} is missing or another one; put it there by hand"]

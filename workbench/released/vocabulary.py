@@ -11,6 +11,7 @@ from workbench.errors import DataError
 from workbench.given_files import read_text
 from workbench.pretrained_tokenizer import FILE, put_before, special_tokens
 from workbench.released.settings import TOKENIZER_SIZE
+from workbench.tokenizer import END_ID, NUM_RESERVED, PAD_ID, byte_of_letter
 
 TOKENIZER = FILE
 
@@ -59,6 +60,20 @@ def tokenizer_section(path: Path, language_model: Mapping[str, Any]) -> dict[str
         )
     section = {"kind": "pretrained", "vocab_size": vocab, "end_id": end, "pad_id": pad}
     return {**section, "name": str(path.resolve()), "sha256": files.sha256(path)}
+
+
+def of_bytes() -> str:
+    """The ``tokenizer.json`` that has the ids of ``ByteTokenizer``: 0 for dropped tokens, 1 between documents,
+    b + 2 for byte b."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    letters = {letter: byte + NUM_RESERVED for letter, byte in byte_of_letter().items()}
+    names = {"<|pad|>": PAD_ID, "<|end|>": END_ID}
+    made = Tokenizer(models.BPE(vocab=names | letters, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([AddedToken(name, special=True) for name in names])
+    return str(made.to_str(pretty=True))
 
 
 def num_ids(path: Path) -> int:
