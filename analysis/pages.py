@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 
 from analysis.page import render
 from analysis.samples import Sample, visible
-from analysis.scores import score_words
+from analysis.scores import is_bound, score_words
 from analysis.sections import Section
 from analysis.table import RunTable
 from analysis.words import (
@@ -90,7 +90,7 @@ def run_pages(table: RunTable, study: str) -> dict[str, str]:
             name=str(run["name"] or run_id),
             lead=_lead(run),
             mlflow=mlflow_url(run["mlflow_uri"], run["mlflow_experiment"], run["mlflow_run"]),
-            curve=curve([(row["train_flops"], row["brierlm"], row["brierlm_se"]) for row in rows]),
+            curve=curve(rows),
             sections=[section for section in sections if section is not None],
         )
     return pages
@@ -111,8 +111,10 @@ def _lead(run: Row) -> str:
 
 
 def _base(table: RunTable, kind: str) -> dict[str, str]:
-    """The most frequent value of every field among the runs of one kind (the first one's between equals)."""
-    ids = [str(run_id) for run_id in table.runs.loc[table.runs["kind"] == kind, "run_id"]]
+    """The most frequent value of every field among the runs of one kind (the first one's between equals), without
+    the checks, which repeat the best setting."""
+    runs = table.runs[(table.runs["kind"] == kind) & (table.runs["role"] != "check")]
+    ids = [str(run_id) for run_id in runs["run_id"]]
     counts: dict[str, Counter[str]] = {}
     for run_id in ids:
         for name, value in table.configs.get(run_id, {}).items():
@@ -208,14 +210,17 @@ def _configuration(config: Mapping[str, Any]) -> Section | None:
     return section
 
 
-def curve(points: Iterable[tuple[float, float, float]]) -> Markup | None:
-    """BrierLM (with a band of one standard error) over training FLOPs on a log axis; None without two points."""
-    known = [(math.log10(c), float(s), 0.0 if missing(e) else float(e)) for c, s, e in points if c > 0 and s == s]
+def curve(rows: Iterable[Row]) -> Markup | None:
+    """BrierLM over training FLOPs on a log axis, with the band that ``score_words`` gives in words; None without
+    two points."""
+    usable = [row for row in rows if row["train_flops"] > 0 and row["brierlm"] == row["brierlm"]]
+    known = [(math.log10(row["train_flops"]), float(row["brierlm"])) for row in usable]
     if len(known) < 2 or known[0][0] == known[-1][0]:
         return None
     width, height = _SIZE
     left, right = known[0][0], known[-1][0]
-    top = max(score + error for _, score, error in known) or 1.0
+    band = [_band(row) for row in usable]
+    top = max(max(high for _, high in band), max(score for _, score in known)) or 1.0
 
     def x(cost: float) -> float:
         return round(_EDGE + (width - _EDGE - 8) * (cost - left) / (right - left), 1)
@@ -223,11 +228,14 @@ def curve(points: Iterable[tuple[float, float, float]]) -> Markup | None:
     def y(score: float) -> float:
         return round(height - 26 - (height - 40) * min(max(score, 0.0), top) / top, 1)
 
-    line = " ".join(f"{x(c)},{y(s)}" for c, s, _ in known)
-    upper = [f"{x(c)},{y(s + e)}" for c, s, e in known]
-    lower = [f"{x(c)},{y(s - e)}" for c, s, e in reversed(known)]
-    dots = "".join(f'<circle class="dot" cx="{x(c)}" cy="{y(s)}" r="2"/>' for c, s, _ in known[-MAX_ROWS:])
-    words = f"From {number(known[0][1])} to {number(known[-1][1])} BrierLM; the numbers are in the table below."
+    line = " ".join(f"{x(c)},{y(s)}" for c, s in known)
+    upper = [f"{x(c)},{y(high)}" for (c, _), (_, high) in zip(known, band, strict=True)]
+    lower = [f"{x(c)},{y(low)}" for (c, _), (low, _) in reversed(list(zip(known, band, strict=True)))]
+    dots = "".join(f'<circle class="dot" cx="{x(c)}" cy="{y(s)}" r="2"/>' for c, s in known[-MAX_ROWS:])
+    some = any(map(is_bound, usable))
+    what = "one standard error" + (", or up to the bound where an order cannot be told from 0" if some else "")
+    ends = f"From {number(known[0][1])} to {number(known[-1][1])} BrierLM"
+    words = f"{ends}. Band: {what}. The numbers are in the table below."
     base = height - 26
     return Markup(
         f'<figure class="wide"><h2 id="h-curve">BrierLM by training compute</h2>'
@@ -242,3 +250,10 @@ def curve(points: Iterable[tuple[float, float, float]]) -> Markup | None:
         f'<text x="{width - 8}" y="{height - 8}" text-anchor="end">{flops(10**right)} FLOPs</text></svg>'
         f"<figcaption>{escape(words)}</figcaption></figure>"
     )
+
+
+def _band(row: Row) -> tuple[float, float]:
+    score, error = float(row["brierlm"]), row["brierlm_se"]
+    if is_bound(row):
+        return 0.0, float(row["brierlm_high"])
+    return (score, score) if missing(error) else (score - float(error), score + float(error))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from py_mini_racer import MiniRacer
@@ -88,12 +89,32 @@ def test_pages_are_small_and_the_same_again(table: RunTable) -> None:
 
 
 def test_a_curve_needs_two_points() -> None:
-    assert curve([(1e9, 1.0, 0.1)]) is None
-    assert curve([(1e9, 1.0, 0.1), (1e9, 2.0, 0.1)]) is None
-    assert curve([(0.0, 1.0, 0.1), (1e9, float("nan"), 0.1)]) is None
-    drawn = curve([(1e9, 0.0, 0.1), (1e10, 0.0, float("nan"))])
+    assert curve(points((1e9, 1.0, 0.1))) is None
+    assert curve(points((1e9, 1.0, 0.1), (1e9, 2.0, 0.1))) is None
+    assert curve(points((0.0, 1.0, 0.1), (1e9, float("nan"), 0.1))) is None
+    drawn = curve(points((1e9, 0.0, 0.1), (1e10, 0.0, float("nan"))))
     assert drawn is not None
     assert "nan" not in drawn
+    assert "Band: one standard error." in drawn
+
+
+def points(*given: tuple[float, float, float]) -> list[dict[Hashable, Any]]:
+    return [dict(zip(("train_flops", "brierlm", "brierlm_se"), one, strict=True)) for one in given]
+
+
+def test_the_band_of_a_curve_is_what_the_table_says() -> None:
+    """Not a standard error where only a bound is known."""
+    rows = points((1e9, 0.0, 5.0), (1e10, 0.0, 5.0), (1e11, 1.0, 0.5))
+    for row, high in zip(rows[:2], (0.0, 1.5), strict=True):
+        row |= {"weak_orders": "4", "brierlm_high": high}
+    drawn = str(curve(rows))
+    (band,) = re.findall(r'class="band" points="([^"]*)"', drawn)
+    heights = [float(point.split(",")[1]) for point in band.split()]
+    base, top = max(heights), min(heights)
+    shares = [round((base - height) / (base - top), 2) for height in heights]
+    assert shares == [0.0, 1.0, 1.0, 0.33, 0.0, 0.0]
+    assert ">1.5<" in drawn.replace("1.50<", "1.5<")
+    assert "Band: one standard error, or up to the bound where an order cannot be told from 0." in drawn
 
 
 def test_only_what_differs_is_listed(table: RunTable) -> None:
