@@ -62,7 +62,7 @@ def power_section(parts: PowerLawParts) -> Section | None:
     if not any(law.fitted for law in parts.laws):
         return None
     section = Section("growth", "Growth with compute, and the ratio to the baseline")
-    section.notes += [*parts.summary, *parts.sentences]
+    section.notes += dict.fromkeys([*parts.summary, *parts.sentences])  # of several costs some are the same
     for item in (*parts.pictures, *parts.tables):
         section.add(item)
     return None if section.empty else section
