@@ -59,8 +59,6 @@ def load_run(run_dir: Path | str, home: Home, overrides: Mapping[str, Any] | Non
     run_dir = Path(run_dir)
     record = records.read_record(run_dir)
     config = with_head_sampling(verified_config(run_dir / records.CONFIG, record.config_hash), overrides or {})
-    if config.optim.batch_positions is None or config.optim.lr is None:
-        raise RunError(f"{run_dir / records.CONFIG} is damaged: it leaves open what every run has; bring it back")
     found = require_checkpoint(run_dir, record)
     anywhere = config.model_copy(update={"runtime": config.runtime.model_copy(update={"device": "auto"})})
     device = machine.resolve(anywhere, home.cache).runtime.device

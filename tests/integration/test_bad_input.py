@@ -192,7 +192,7 @@ def test_a_stored_configuration_that_leaves_things_open(bench: Bench, calm: Any)
     for command in ("sample", "bench"):
         ended = calm(command, run)
         assert (ended.problem, ended.code) == (None, 2), command
-        assert "config.yaml is damaged: it leaves open" in ended.err
+        assert "config.yaml is not the configuration that its run was made with" in ended.err
 
 
 @pytest.mark.slow
