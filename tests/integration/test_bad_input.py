@@ -97,6 +97,7 @@ def test_the_watch_sees_what_it_is_for(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 class TestYaml:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("text", "words"),
         [
@@ -217,6 +218,7 @@ def test_bytes_that_are_no_text_as_argument(bench: Bench) -> None:
 
 
 class TestStudies:
+    @pytest.mark.slow
     @pytest.mark.parametrize("content", ["null", "5", "{}", '{"spec": 5, "storage": 5}', "{", '{"study": null}'])
     def test_a_damaged_study_file_is_an_error(self, bench: Bench, calm: Any, content: str) -> None:
         folder = bench.place.home / "broken"

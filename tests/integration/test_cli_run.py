@@ -150,6 +150,7 @@ class TestDryRun:
             "the run itself would be refused: unknown corpus 'shakespear'; did you mean shakespeare?" in done.err
         )
 
+    @pytest.mark.slow
     def test_says_that_it_cannot_start_from_the_run_that_is_named(
         self, calm: Command, folder: Path, trained: Path
     ) -> None:
@@ -226,6 +227,7 @@ class TestEvaluate:
         assert found.fingerprint == final.fingerprint
         assert (trained / f"evaluation-{found.fingerprint}-s0-w16.json").exists()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("arguments", "positions"),
         [

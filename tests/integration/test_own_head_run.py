@@ -128,6 +128,7 @@ def test_weights_trained_with_other_code_are_a_beginning_that_is_told(
         assert f"from which this run starts, were trained with other code of the head {KIND!r}: {codes}" in said
 
 
+@pytest.mark.slow
 def test_a_served_model_wants_the_code_that_it_was_trained_with(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,7 @@ def again(done: Exported) -> Released:
 
 
 class TestThereAndBack:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("dtype", "layout"), [("float32", "safetensors"), ("bfloat16", "sharded bin"), ("float16", "bin")]
     )
@@ -139,6 +140,7 @@ class TestThereAndBack:
         for file in ("autoencoder.safetensors", "checkpoint/model.safetensors"):
             same_bits(read_tensors(tmp_path / "again" / file), read_tensors(run_dir / file))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
     @pytest.mark.parametrize("rounded", ROUNDED)
     def test_of_two_copies_one_may_be_rounded(
@@ -215,6 +217,7 @@ class TestThereAndBack:
         wide = export_released(run_dir, tmp_path / "wide", dtype="float32")
         same_bits(weights_of(wide.language_model), {name: tensor.float() for name, tensor in rounded.items()})
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("keys", [("dtype",), ("torch_dtype",), ("torch_dtype", "dtype"), ()], ids=str)
     def test_settings_say_the_type_that_was_written(
         self, tmp_path: Path, home: Home, run_dir: Path, keys: tuple[str, ...]
@@ -358,6 +361,7 @@ class TestTheRun:
         assert record.compute["infer_flops_per_token"] > 0
 
 
+@pytest.mark.slow
 def test_where_the_same_tokenizer_lies_is_no_difference(tmp_path: Path, home: Home) -> None:
     from workbench.compare import compare_runs
     from workbench.rescore import rescore

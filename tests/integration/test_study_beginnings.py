@@ -156,6 +156,7 @@ def test_the_run_that_a_name_means_is_frozen_with_the_launch(
         prepare.prepare(Options("tiny"), home)
 
 
+@pytest.mark.slow
 def test_a_launch_that_starts_from_no_run_is_stored_as_before(whole: Path) -> None:
     spec = freeze(study(whole, None), "quick")
     assert pin(spec, open_home(whole / "runs")) == (spec, [])

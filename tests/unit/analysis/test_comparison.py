@@ -205,6 +205,7 @@ def none_above_0(root: Path, *runs: dict[str, Any], scores: Sequence[float]) -> 
     return table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bounded", [False, True])
 def test_where_nothing_can_be_told_from_0_none_is_called_best_and_the_objective_ranks(
     tmp_path: Path, *, bounded: bool
@@ -245,6 +246,7 @@ def test_neither_is_one_of_a_single_group(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_caution_says_which_repeated_settings_do_not_count(tmp_path: Path) -> None:
     seeds = [{"seed": 0}, {"seed": 1}]
     clear = [run | {"latent_dim": 16} for run in seeds]

@@ -100,6 +100,7 @@ def test_calm_runs_and_missing_cross_entropy_do_not_count() -> None:
     assert correlate(frame.head(0)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("frame", "note"),
     [
@@ -151,6 +152,7 @@ def test_the_limit_is_the_one_stated_beforehand() -> None:
     assert f"contains {LIMIT}" in STUDY.against
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pearson", "spearman", "verdict", "words"),
     [

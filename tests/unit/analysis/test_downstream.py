@@ -81,6 +81,7 @@ def test_where_reconstruction_would_have_chosen_another_it_says_so(table: RunTab
     assert [row[0] for row in shown.rows] == ["16", "32", "64", "8", "128"]
 
 
+@pytest.mark.slow
 def test_the_same_best_and_collapsed_dimensions_are_said(tmp_path: Path) -> None:
     runs = [{"kl_floor": floor, "brierlm": score} for floor, score in ((0.5, 3.0), (0.0, 1.0), (2.0, 2.0))]
     table = study(tmp_path, *runs)

@@ -39,6 +39,7 @@ def coverage(scenario: Scenario, repetitions: int = 80) -> tuple[Array, float, f
     return np.mean(hits, axis=0), float(np.mean(excess)), float(np.mean(left))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -31,6 +31,7 @@ def test_one_row_a_run_with_its_parameters_and_last_scores(table: RunTable) -> N
     assert pd.isna(baseline["autoencoder.latent_dim"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -141,6 +142,7 @@ def test_a_final_that_is_missing_among_the_lines_still_counts(tmp_path: Path) ->
     assert len(load_runs(tmp_path, ["s"]).evaluations) == len(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content"),
     [

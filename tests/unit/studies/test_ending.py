@@ -112,6 +112,7 @@ def test_the_commonest_reason_is_told_whatever_the_runs_are_called() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("failing", "code"), [("-s0", 1), ("small", 0)])
 def test_a_worker_that_joined_by_itself_ends_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, code: int

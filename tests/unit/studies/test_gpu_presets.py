@@ -35,6 +35,7 @@ def test_every_study_has_the_three_presets():
     assert all(list(find_studies()[name].load_presets()) == ["quick", "cpu", "gpu"] for name in STUDIES)
 
 
+@pytest.mark.slow
 @EVERY
 def test_sizes_and_recipe_are_the_published_ones(name):
     """Backbones are those of the run presets, K has the published blocks and steps, and baselines their recipe."""
@@ -97,6 +98,7 @@ def test_the_texts_of_the_domains_are_scored_on_documents_of_their_own():
     assert "open-web-math" in spec.question
 
 
+@pytest.mark.slow
 @EVERY
 def test_it_is_shown_without_a_network_or_a_step(name, tmp_path, monkeypatch):
     def tried(*_):
@@ -148,6 +150,7 @@ def test_devices_that_make_no_sense_are_one_message(option, tmp_path):
     assert option[1] in str(result.exception)
 
 
+@pytest.mark.slow
 @EVERY
 def test_a_small_copy_is_frozen_resolved_and_built(name, tmp_path):
     spec = small_spec(name, tmp_path)

@@ -54,6 +54,7 @@ def num_trials(home: Home) -> int:
     return len(find_launch(home, NAME).search.get_trials())
 
 
+@pytest.mark.slow
 def test_of_the_homes_own_database_nothing_is_stored(home: Home, tmp_path: Path) -> None:
     launch(home, "tiny")
     assert stored(home)[KEY] is None  # which earlier versions read as the home's own, too

@@ -202,6 +202,7 @@ def test_baselines_that_fail_alike_leave_the_search_its_chance(tmp_path, monkeyp
     assert plan.count(launch.search.get_trials()).complete == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "searched", [{"trials": 9}, {"trials": 0, "sampler": {"kind": "grid"}}], ids=["tpe", "grid"]
 )
@@ -318,6 +319,7 @@ def test_no_room_ends_the_launch_and_keeps_the_trial(tmp_path, monkeypatch):
     assert recovery.failed(launch.search) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", ["MemoryError", "SystemExit", "KeyError", "AssertionError", "RecursionError"])
 def test_whatever_a_trial_raises_the_study_goes_on(tmp_path, monkeypatch, error):
     launch = create(tmp_path, small(trials=2))

@@ -39,6 +39,7 @@ def runs(launch):
     return {path.name for path in records.find_runs(launch.folder)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUEUES)
 def test_a_retry_begins_nothing_that_was_never_begun(tmp_path, monkeypatch, name):
     preset, fails, most = QUEUES[name]
@@ -57,6 +58,7 @@ def test_a_retry_begins_nothing_that_was_never_begun(tmp_path, monkeypatch, name
         assert not recovery.find(launch.search, number).user_attrs.get(recovery.RETRIED)
 
 
+@pytest.mark.slow
 def test_an_interrupted_retry_goes_on_and_the_study_after_it(tmp_path, monkeypatch):
     launch = create(tmp_path, tiny_spec(trials=2, checks={}))
     monkeypatch.setenv("FAKE_FAIL", "small")
@@ -96,6 +98,7 @@ def test_where_the_database_cannot_be_read_that_is_said(tmp_path, monkeypatch):
     assert "malformed" in str(said)
 
 
+@pytest.mark.slow
 def test_however_often_it_is_queued_a_trial_keeps_its_number(tmp_path, monkeypatch):
     """In tables, names of runs and MLflow's tags: its folders are named by it."""
     launch = create(tmp_path, tiny_spec(trials=3, baselines={}, checks={}))

@@ -46,6 +46,7 @@ def named(launch: Launch) -> str:
     return f"tiny-quick --home {launch.home.root}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("usual", ["the current folder", "CALM_HOME", ""])
 def test_the_hints_find_the_launch_where_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usual: str

@@ -182,6 +182,7 @@ class Largest(TorchDispatchMode):
         return out
 
 
+@pytest.mark.slow
 def test_logits_of_one_slice_at_a_time_are_in_memory(tiny_corpus: Corpus) -> None:
     """Forwards and backwards."""
     vocab = tiny_corpus.vocab_size

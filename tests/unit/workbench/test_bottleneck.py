@@ -116,6 +116,7 @@ class TestAgainstPlainLoops:
     its own truth, tokens compared instead of prefixes, a mode with other ties, S below 32, means over the
     wrong axis, a list that is a share instead of per cent."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("chunk_size", "input_mode"),
         [(1, "tokens"), (2, "latent"), (4, "tokens"), (4, "both"), (8, "tokens")],

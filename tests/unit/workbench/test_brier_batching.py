@@ -79,6 +79,7 @@ def by_itself(model: Calm, text: Tensor, position: int, num_samples: int) -> Ten
     return 2 * torch.tensor(accuracy[:NUM_ORDERS]) - torch.tensor(collision[:NUM_ORDERS])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("chunk_size", "input_mode"),
     [(1, "tokens"), (2, "tokens"), (2, "latent"), (1, "both"), (3, "tokens"), (4, "tokens"), (8, "both")],
@@ -99,6 +100,7 @@ def test_a_calm_in_one_pass_equals_each_position_by_itself(
     np.testing.assert_allclose(together.numpy(), alone.numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [1, 2, 4])
 @pytest.mark.parametrize("max_elements", [1, 5_000, 50_000])
 def test_slices_of_positions_give_the_same_estimates(
@@ -197,6 +199,7 @@ def token_by_itself(model: TokenBaseline, text: Tensor, position: int) -> Tensor
     return 2 * accuracy - torch.tensor(collision)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_elements", [1, 1000, 2**26])
 def test_a_baseline_in_one_pass_equals_each_position_by_itself(
     max_elements: int, monkeypatch: pytest.MonkeyPatch

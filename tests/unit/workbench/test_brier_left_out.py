@@ -170,6 +170,7 @@ def test_samples_that_never_agree_nor_hit_score_0(chunk_size: int) -> None:
     assert len(model.places) == 1, "nothing is sampled after the first chunk"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [1, 2])
 def test_estimates_of_what_is_continued_stay_at_their_positions(chunk_size: int) -> None:
     """Samples agree after odd states only, on tokens that the state says: every estimate is known. Catches terms
@@ -216,6 +217,7 @@ def varied_calm(chunk_size: int) -> Calm:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_samples", [2, 7])
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 4, 8])
 def test_decoding_everything_gives_the_same_estimates(

@@ -185,6 +185,7 @@ class TestLaws:
         drawn = next_chunks(calm, hidden(1).expand(8, -1), SamplerChoice("noise", noise_scale=0.0), rng=rng())
         assert (drawn.chunks == drawn.chunks[0]).all()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["exact", "batch"])
     def test_at_a_temperature(self, kind: Any) -> None:
         """K = 1, so that all tokens are seen often: P^2, renormalised; a large batch is nearly unbiased."""

@@ -85,6 +85,7 @@ def peak_of_step(config: RunConfig, *, checkpointing: bool) -> int:
     return live.peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "model"), MODELS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("checkpointing", [False, True])

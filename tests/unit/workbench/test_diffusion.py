@@ -172,6 +172,7 @@ def test_drawn_steps_are_uniform_and_spread() -> None:
     assert stats.chisquare(torch.bincount(biased, minlength=1000).numpy()).pvalue < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("num_calls", [1, 2, 3, 20, 40, 5000])
 def test_the_network_is_called_as_often_as_the_configuration_says(solver: str, num_calls: int) -> None:
@@ -197,6 +198,7 @@ def test_the_network_is_told_a_steps_number_in_the_whole_chain() -> None:
     assert told == [999, 749, 499, 249]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_calls", [1, 4, 25])
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])

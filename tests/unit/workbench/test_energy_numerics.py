@@ -274,6 +274,7 @@ def test_samples_rounded_to_bfloat16(distance: Distance) -> None:
         assert ((gradient - want.gradient).norm(dim=-1) / want.pull).max() < 5e-6 or dim == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", [*POWERS[::3], QUADRICS[0]], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_fresh_head_trains_from_equal_samples_to_different_ones(distance: Distance, dtype: torch.dtype) -> None:

@@ -107,6 +107,7 @@ CALMS: dict[str, dict[str, Any]] = {
 each_calm = pytest.mark.parametrize("fields", CALMS.values(), ids=CALMS.keys())
 
 
+@pytest.mark.slow
 @each_calm
 def test_a_training_step_executes_what_is_counted(fields: dict[str, Any]) -> None:
     config = small_config(**fields)
@@ -115,6 +116,7 @@ def test_a_training_step_executes_what_is_counted(fields: dict[str, Any]) -> Non
     assert flops.train_step_flops(config, VOCAB) == pytest.approx(real, rel=TOLERANCE)
 
 
+@pytest.mark.slow
 @each_calm
 def test_every_part_of_a_training_step_executes_what_is_counted(fields: dict[str, Any]) -> None:
     config = small_config(**fields)
@@ -179,6 +181,7 @@ def test_an_autoencoders_training_executes_what_is_counted(chunk_size: int) -> N
     assert flops.autoencoder_train_flops(config, VOCAB) == pytest.approx(real, rel=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [*CALMS.values(), {"baseline": True}], ids=[*CALMS.keys(), "baseline"])
 def test_a_generated_token_executes_what_is_counted(fields: dict[str, Any]) -> None:
     """One more chunk with the cache at the context that the count supposes."""
@@ -259,6 +262,7 @@ def test_the_comparison_by_network_calls_executes_what_is_counted(kind: str) -> 
 HEADS: dict[str, dict[str, Any]] = {name: fields for name, fields in CALMS.items() if "head" in fields}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, *HEADS.values()], ids=["energy", *HEADS])
 def test_samples_of_a_position_share_what_is_counted_once(fields: dict[str, Any]) -> None:
     config = small_config(**fields)
@@ -270,6 +274,7 @@ def test_samples_of_a_position_share_what_is_counted_once(fields: dict[str, Any]
     assert counts.sampling(5, 3) == pytest.approx(real, rel=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, *HEADS.values()], ids=["energy", *HEADS])
 def test_a_sampler_that_draws_more_pays_for_head_and_decoder(fields: dict[str, Any]) -> None:
     config = small_config(**fields)

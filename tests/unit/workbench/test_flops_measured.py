@@ -80,6 +80,7 @@ def test_every_part_is_what_runs(fields: dict[str, Any]) -> None:
 WHOLE = {name: fields for name, fields in MODELS.items() if "K = 8, tokens" in name or "baseline" in name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", WHOLE.values(), ids=WHOLE.keys())
 def test_the_parts_are_the_whole(fields: dict[str, Any]) -> None:
     """Of K = 8; ``test_flops`` has the smaller ones."""

@@ -66,6 +66,7 @@ def test_an_entry_of_the_cache(place: Path, umask: int) -> None:
     require_modes(place, umask)
 
 
+@pytest.mark.slow
 def test_databases(place: Path, umask: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What SQLite puts beside them has their permissions."""
 

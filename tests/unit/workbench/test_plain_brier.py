@@ -167,6 +167,7 @@ def test_batched_variant_has_the_enumerated_mean(chunk_size: int) -> None:
     assert surprise(values, scores) > ORDINARY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [0, 1, 2, 4, 8])
 def test_cached_and_reread_draw_the_same_samples(chunk_size: int) -> None:
     """Catches a cache cut one position off, not cut at all, overwritten too early, or shared by the two rows."""

@@ -122,6 +122,7 @@ def silu(x: Tensor) -> Tensor:
 
 
 class TestAutoencoder:
+    @pytest.mark.slow
     def test_encoder(self, imported: Imported) -> None:
         weights, eps = imported.folders.autoencoder_weights, imported.autoencoder["rms_norm_eps"]
         half = imported.autoencoder["num_encoder_layers"] // 2

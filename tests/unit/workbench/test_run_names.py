@@ -15,6 +15,7 @@ from workbench.home import open_home
 PATHS = ["../x", "/tmp/x", "a/b", "a\\b", "..", ".", "", " "]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PATHS)
 @pytest.mark.parametrize("command", [["train", "missing.yaml"], ["import", "encoder", "model"]])
 def test_a_path_is_refused_and_nothing_is_made(tmp_path: Path, command: list[str], name: str) -> None:

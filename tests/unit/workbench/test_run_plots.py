@@ -21,6 +21,7 @@ def drawn(folder: Path) -> set[str]:
     return {f.name for f in files}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "wanted"),
     [("calm", {"training.png", "autoencoder.png"}), ("baseline", {"training.png"})],

@@ -92,6 +92,7 @@ def watch_inputs(model: Calm, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Ten
 
 
 class TestCacheAndWindow:
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("window", [None, BLOCK])
     def test_the_same_as_reading_everything_anew(self, kind: str, window: int | None) -> None:

@@ -96,12 +96,14 @@ class TestAgainstEnumeration:
         law = random_law(vocab_size)
         assert self.sampled(law_sampler(law, chunk_size), law, chunk_size, num_samples) > ORDINARY
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("chunk_size", [1, 2, 4])
     def test_a_context_that_lacks_its_last_token_is_noticed(self, chunk_size: int) -> None:
         law = random_law(3)
         sampler = law_sampler(law, chunk_size)
         assert self.sampled(lambda c, s, rng: sampler(c[:, :-1], s, rng), law, chunk_size) < CAUGHT
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("chunk_size", [1, 2, 3])
     def test_branches_that_forget_their_own_tokens_are_noticed(
         self, chunk_size: int, monkeypatch: pytest.MonkeyPatch

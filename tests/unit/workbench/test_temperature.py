@@ -84,6 +84,7 @@ def test_other_temperatures_are_refused(value: float) -> None:
 # ---- the exact sampler ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [1.0, 0.75, 0.5, 0.4, 0.3, THIRD])
 def test_the_exact_sampler_has_the_tempered_law_and_the_expected_number_of_calls(value: float) -> None:
     found = exact(many(LAWS, NUM), temperature=value, rng=rng(1))
@@ -95,6 +96,7 @@ def test_the_exact_sampler_has_the_tempered_law_and_the_expected_number_of_calls
     assert (off.abs() <= 4 * calls.std(1) / NUM**0.5 + 1e-9).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [1.0, 0.75, 0.5, 0.4, 0.3])
 def test_the_test_of_the_law_has_power(value: float) -> None:
     # against a temperature that is off by a tenth, and against leaving stage 2 out
@@ -106,6 +108,7 @@ def test_the_test_of_the_law_has_power(value: float) -> None:
         assert p[UNIFORM] > ORDINARY, "every temperature leaves it as it is"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0.75, 0.4, THIRD])
 @pytest.mark.parametrize("look_ahead", [1, 5, 1000])
 def test_looking_ahead_does_not_change_the_law(value: float, look_ahead: int) -> None:

@@ -71,6 +71,7 @@ def compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:
             yield (first, *rest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [1.0, 0.75, 0.5, 0.4, 0.3, THIRD, 0.1])
 def test_the_batch_sampler_has_the_law_of_the_enumeration(value: float) -> None:
     for num_samples in (1, 2, 5):

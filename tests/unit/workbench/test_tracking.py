@@ -161,6 +161,7 @@ def test_system_metrics_are_mirrored_and_go_on(tracker: Tracker, run_dir: Path) 
     assert len(shown["system/disk_available_megabytes"]) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "shown"),
     [

@@ -115,6 +115,7 @@ def test_only_what_has_changed_is_sent(
     assert Path(downloaded).read_text() == "another picture"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["log_batch", "log_artifact", "log_text", "set_tag"])
 def test_an_outage_is_made_good(
     tracker: MlflowTracker, parent: str, report: StudyReport, monkeypatch: pytest.MonkeyPatch, method: str

@@ -149,6 +149,7 @@ DAMAGES: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_numbers_that_no_run_leaves_behind_keep_no_other_run_back(home: Home, damage: str) -> None:
     damaged, _ = make_study(home)
@@ -159,6 +160,7 @@ def test_numbers_that_no_run_leaves_behind_keep_no_other_run_back(home: Home, da
     assert [str(damaged) in problem for problem in report.problems] == [True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "value"),
     [("model", []), ("model.backbone", 3), ("model.head", "x"), ("train", 3), ("train.train_flops", "x")],
@@ -177,6 +179,7 @@ def test_a_configuration_of_another_shape_keeps_no_other_run_back(home: Home, wh
     assert [str(damaged) in problem for problem in report.problems] == [True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["{broken", "[1]"])
 @pytest.mark.parametrize("name", ["study.json", "summary.json"])
 def test_a_damaged_file_of_a_study_does_not_keep_others_back(home: Home, name: str, content: str) -> None:
@@ -221,6 +224,7 @@ def test_a_run_outlives_a_launch_that_cannot_be_made(home: Home, caplog: pytest.
     assert "a mapping is wanted, found list" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_summary_of_numbers_that_no_float_holds(home: Home) -> None:
     make_study(home, num_runs=1)
     files.write_json(home.study("demo") / "summary.json", {"num_trials": 10**400, "best": 3})
