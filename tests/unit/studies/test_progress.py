@@ -8,12 +8,14 @@ from rich.console import Console
 
 from studies import progress
 from studies.display import Display, duration, final_table, line, live_view, progress_text
+from studies.launch import Result
 from studies.show import dry_run
 from studies.staffing import Split
 from studies.status import status, status_lines
 from tests.suites.cells_only import CELLS
 from tests.suites.run_folders import make_run_folder
 from tests.suites.study_launch import create, steps, tiny_spec
+from workbench.cli.study import _print_result
 from workbench.home import open_home
 from workbench.records import read_record, read_train_points
 
@@ -227,3 +229,19 @@ def test_the_table_takes_over_from_what_moved(monkeypatch: pytest.MonkeyPatch) -
         display.note("2 workers")
         with display:
             pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "more"), [("grid", False), ("random", True)])
+def test_more_trials_are_offered_of_a_search_only(tmp_path, kind, more):
+    given = {"trials": 1} if more else {"pruner": {"kind": "none"}, "start": [], "trials": 0}
+    space = {"optim.clip": {"choices": [1.0, 2.0]}}
+    launch = create(
+        tmp_path, tiny_spec(space=space, sampler={"kind": kind}, baselines={}, checks={}, **{"start": [], **given})
+    )
+    steps(launch)
+    console = Console(file=io.StringIO(), width=200)
+    _print_result(console, Result(launch, progress.snapshot(launch), already_finished=True))
+    said = console.file.getvalue()
+    assert "tiny-quick is finished already" in said
+    assert ("--trials N" in said) is more
