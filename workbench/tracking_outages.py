@@ -159,7 +159,8 @@ class Line:
             rest = "the run goes on, its folder has everything; deliver later with: calm sync"
             if self.patient:
                 rest = "runs go on, their folders have everything; sent when it is back, or later with: calm sync"
-            logger.warning("tracking: %s does not answer (%s); %s", self.shown, reason, rest)
+            state = "cannot be used now" if self.shown.startswith("sqlite") else "does not answer"
+            logger.warning("tracking: %s %s (%s); %s", self.shown, state, reason, rest)
         self._warned = True
         return Outcome.AWAY
 

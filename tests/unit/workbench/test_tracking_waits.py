@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -20,7 +21,7 @@ from workbench.home import Home
 from workbench.tracking import Outcome, open_tracker
 from workbench.tracking_launches import read_launches
 from workbench.tracking_mlflow import MlflowException, MlflowTracker
-from workbench.tracking_outages import Helper
+from workbench.tracking_outages import Helper, Line
 from workbench.tracking_sync import deliver_left
 
 
@@ -128,6 +129,14 @@ def test_a_cursor_that_cannot_be_written_stops_no_run(
         patch.setattr(files, "write_atomic", full)
         assert connected(home, MemoryClient()).mirror(run_dir) is Outcome.AWAY
     assert "No space left" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("shown", "said"), [("sqlite:////x/mlflow.db", "cannot be used now"), ("http://x:5000", "does not answer")]
+)
+def test_a_file_does_not_answer_to_anybody(caplog: pytest.LogCaptureFixture, shown: str, said: str) -> None:
+    assert Line(shown).report(OSError(errno.ENOSPC, "No space left on device")) is Outcome.AWAY
+    assert f"{shown} {said} (" in caplog.text
 
 
 def test_mlflow_itself_sends_nothing_twice() -> None:
