@@ -62,11 +62,15 @@ class Home:
 
 def open_home(root: Path | str) -> Home:
     """Raises OutputError where the folder cannot be written, or no address of a database can name it."""
-    spoilt = _SPOILS_ADDRESSES.search(str(Path(root).resolve()))
+    try:
+        place = os.path.realpath(root)  # of links in a circle, too
+    except ValueError as error:
+        raise OutputError(f"{str(root)!r} names no folder ({error}); choose another") from None
+    spoilt = _SPOILS_ADDRESSES.search(place)
     if spoilt is not None:
         raise OutputError(
-            f"the home {Path(root).resolve()} has {spoilt[0]!r} in its path, which means something else in the "
-            "address of a database; choose another folder"
+            f"the home {place} has {spoilt[0]!r} in its path, which means something else in the address of a "
+            "database; choose another folder"
         )
     return Home(writable_folder(root).resolve())
 

@@ -13,6 +13,10 @@ def folder(given: str | Path) -> Path:
     not set."""
     if not str(given):
         raise typer.BadParameter("the name of a folder is wanted, '' was given; the current folder is .")
+    try:
+        Path(given).resolve()
+    except RuntimeError:  # pathlib's word for it
+        raise typer.BadParameter(f"{given} is a link that leads in a circle; a folder is wanted") from None
     return Path(given)
 
 

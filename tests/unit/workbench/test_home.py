@@ -9,9 +9,11 @@ from pathlib import Path
 
 import optuna
 import pytest
+from typer.testing import CliRunner
 
 from workbench import files
 from workbench.cache import build_once
+from workbench.cli import app
 from workbench.errors import DataError, OutputError, UserError
 from workbench.home import home_unless_refused, open_home
 
@@ -122,3 +124,15 @@ def test_other_paths_are_taken_as_they_are(tmp_path: Path, name: str) -> None:
     home = open_home(tmp_path / name)
     optuna.create_study(storage=home.optuna_url)
     assert [path.name for path in home.root.iterdir()] == ["optuna.db"]
+
+
+def test_a_link_in_a_circle_and_what_is_no_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    for root, said in (("a", "cannot write into"), ("a/c", "cannot write into"), ("c\0d", "names no folder")):
+        with pytest.raises(OutputError, match=said):
+            open_home(tmp_path / root)
+    for command in (["study", "list"], ["train", "small-calm"], ["report", "x"], ["models"], ["ui"]):
+        ended = CliRunner().invoke(app, [*command, "--home", str(tmp_path / "a")])
+        assert (ended.exit_code, ended.exception.__class__) == (2, SystemExit)
+        assert "is a link that leads in a circle" in " ".join(ended.output.replace("│", " ").split())
