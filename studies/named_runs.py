@@ -1,14 +1,15 @@
 """What names of runs that trainings start from (``train.init_from``) stood for when a study was launched.
 
-A name may belong to several runs a day later, and a path mean something else in another folder, while the launch
-is frozen and goes on. So the specification holds a table of names as they are asked for to the runs' places: below
-the home as ``single/ID`` or ``STUDY/ID``, so that the home can be moved, elsewhere the whole path. Imports no
-Optuna.
+A name may belong to several runs a day later, while the launch is frozen and goes on. So the specification holds a
+table of names as they are asked for to the runs' places below the home, ``single/ID`` or ``STUDY/ID``, which hold
+in a home that was moved and on other hosts. A path to a run elsewhere stays as it was given. Imports no Optuna.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from workbench.config import RunConfig
 from workbench.errors import RunError
@@ -38,8 +39,7 @@ def find_places(configs: Iterable[RunConfig], home: Home) -> Runs:
 
 def _place(named: str, home: Home) -> str | None:
     try:
-        found = find_run(named, home).resolve()
+        found = Path(os.path.abspath(find_run(named, home)))  # a link to another disk is a place of the home
     except RunError:
         return None
-    root = home.root.resolve()
-    return str(found.relative_to(root)) if found.is_relative_to(root) else str(found)
+    return str(found.relative_to(home.root)) if found.is_relative_to(home.root) else None

@@ -95,12 +95,12 @@ def describe(
 
     Raises ConfigError for a configuration that is not valid."""
     from workbench import flops
-    from workbench.home import Home
+    from workbench.home import home_as_it_is
     from workbench.machine import resolve
     from workbench.room import need_fields, runs_need
     from workbench.speed import training_flops_per_second
 
-    resolved = resolve(_config(config, overrides), Home(Path(home).resolve()).cache)
+    resolved = resolve(_config(config, overrides), home_as_it_is(home).cache)
     speed = training_flops_per_second(resolved, flops.vocab_size(resolved))
     found = flops.describe(resolved)
     seconds = found["train_flops"] / speed if speed else None
@@ -298,10 +298,10 @@ def models(*, tracking_uri: str | None = None, home: Path | str = "runs") -> lis
     """The registered models and their versions, the latest first; ``calm models``. Makes no home.
 
     Raises TrackingError where the server does not answer."""
-    from workbench.home import Home
+    from workbench.home import home_as_it_is
     from workbench.tracking_registry import registered_models
 
-    return registered_models(Home(Path(home).resolve()), tracking_uri)
+    return registered_models(home_as_it_is(home), tracking_uri)
 
 
 def sync(*, tracking_uri: str | None = None, home: Path | str = "runs") -> SyncReport:

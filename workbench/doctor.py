@@ -13,7 +13,7 @@ from pathlib import Path
 
 from workbench import doctor_disk, doctor_home, doctor_machine, doctor_services
 from workbench.checks import Check, Examination, Outcome, run_all
-from workbench.home import Home
+from workbench.home import Home, home_as_it_is
 
 SECONDS = 10.0
 """All checks together."""
@@ -33,7 +33,7 @@ def examine(
     the studies' database (``studies.doctor.storage_checks``), which needs Optuna."""
     return run_all(
         examinations(
-            Home(Path(home).absolute()),
+            home_as_it_is(home),
             storage=storage,
             tracking_uri=tracking_uri,
             corpora=corpora,

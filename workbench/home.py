@@ -62,6 +62,12 @@ class Home:
 
 def open_home(root: Path | str) -> Home:
     """Raises OutputError where the folder cannot be written, or no address of a database can name it."""
+    home_as_it_is(root)
+    return Home(writable_folder(root).resolve())
+
+
+def home_as_it_is(root: Path | str) -> Home:
+    """Nothing is made. Raises OutputError where no address of a database can name it."""
     try:
         place = os.path.realpath(root)  # of links in a circle, too
     except ValueError as error:
@@ -70,9 +76,9 @@ def open_home(root: Path | str) -> Home:
     if spoilt is not None:
         raise OutputError(
             f"the home {place} has {spoilt[0]!r} in its path, which means something else in the address of a "
-            "database; choose another folder"
+            "database; move it, or choose another folder"
         )
-    return Home(writable_folder(root).resolve())
+    return Home(Path(place))
 
 
 @contextlib.contextmanager

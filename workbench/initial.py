@@ -31,16 +31,16 @@ _TOKENIZER = ("kind", "vocab_size", "sha256", "end_id", "pad_id")
 
 def initial_run(config: RunConfig, home: Home, run_dir: Path | None = None) -> Path | None:
     """Folder of the run that a resolved configuration starts from, if any. ``run_dir``: of the run that starts,
-    which may have the same name; where it has begun, the run that it noted then, though others have that name now.
+    which may have the same name; where it has begun, what it noted then decides, whoever has that name now.
 
-    Raises RunError where there is no such run, there are several of the name or it has no weights, and ConfigError
-    where its architecture or its tokenizer is another."""
+    Raises RunError where there is no such run, there are several of the name, it has no weights or not those
+    that were noted, and ConfigError where its architecture or its tokenizer is another."""
     named = config.train.init_from
     if named is None:
         return None
-    place = None if run_dir is None else _noted(run_dir, home)
+    noted = {} if run_dir is None else _noted(run_dir)
     try:
-        place = place or find_run(named, home, other_than=run_dir)
+        place = _find_noted(noted, named, home, run_dir) if noted else find_run(named, home, other_than=run_dir)
     except RunError as error:
         raise RunError(f"train.init_from: {error}") from None
     _require_same(config, place)
@@ -55,34 +55,41 @@ def beginning(config: RunConfig, home: Home, run_dir: Path, known: Path | None =
     return known or initial_run(config, home, run_dir)
 
 
-def _noted(run_dir: Path, home: Home) -> Path | None:
-    """Of a run that has begun: where the one that it started from is, if it still is. A home may have moved."""
+def _noted(run_dir: Path) -> Mapping[str, Any]:
+    """What a run that has begun noted of the one that it started from; empty where it has not."""
     if not (run_dir / records.RECORD).exists():
-        return None
+        return {}
     noted = records.read_record(run_dir).environment.get("initial")
-    if not isinstance(noted, Mapping):
-        return None
-    then = Path(str(noted.get("folder")))
-    for place in (then, home.root / then.parent.name / then.name):
-        with contextlib.suppress(RunError, ValueError):  # of a damaged one the name says more; a NUL in a path
-            if records.read_record(place).run_id == noted.get("run_id"):
-                return place
-    return None
+    return noted if isinstance(noted, Mapping) and noted.get("weights_sha256") else {}
 
 
-def require_unchanged(initial: Path | None, environment: Mapping[str, Any]) -> None:
-    """``environment``: of the record of a run that began with ``initial``. Raises RunError where that has other
-    weights now, as after more training."""
-    noted = environment.get("initial")
-    if initial is None or not isinstance(noted, Mapping):
-        return
-    now = describe(initial)
-    for key, what in (("weights_sha256", "weights"), ("autoencoder_sha256", "an autoencoder")):
-        if noted.get(key) not in (None, now.get(key)):
-            raise RunError(
-                f"train.init_from: {initial} has other {what} than when the run began (sha256 "
-                f"{str(now.get(key))[:12]}, then {str(noted[key])[:12]}); bring back those that it had"
-            )
+def _find_noted(noted: Mapping[str, Any], named: str, home: Home, run_dir: Path | None) -> Path:
+    """Where the weights are that were noted: in the home, which may have moved, where they were, or under the
+    name. Raises RunError where they are in none of these places."""
+    then = Path(str(noted.get("folder")).replace("\0", ""))
+    places = [home.root / then.parent.name / then.name, then]
+    with contextlib.suppress(RunError):  # several have it, or none
+        places.append(find_run(named, home, other_than=run_dir))
+    there = [place for place in places if checkpoint.find(place / records.CHECKPOINT) is not None]
+    for place in there:
+        if all(noted.get(key) in (None, found) for key, found in _sums(place).items()):
+            return place
+    what = f"{there[0]} has other weights than when" if there else f"{then} is not there any more, with which"
+    raise RunError(
+        f"{what} the run in {run_dir} began (model.safetensors then: sha256 {str(noted['weights_sha256'])[:12]}); "
+        "bring it back as it was, or train a new run"
+    )
+
+
+def _sums(run_dir: Path) -> dict[str, str | None]:
+    """Of what a run that starts with this one takes over."""
+    found = checkpoint.find(run_dir / records.CHECKPOINT)
+    assert found is not None, "the caller has looked"
+    own = run_dir / records.AUTOENCODER_WEIGHTS
+    return {
+        "weights_sha256": files.sha256(found / checkpoint.WEIGHTS),
+        "autoencoder_sha256": files.sha256(own) if own.exists() else None,
+    }
 
 
 def _require_same(config: RunConfig, run_dir: Path) -> None:
@@ -142,8 +149,9 @@ def begin(config: RunConfig, initial: Path | None, existing: RunRecord | None, r
     pretrained_tokenizer.keep(config, run_dir)
     if initial is not None:
         _keep_settings(initial, run_dir)
-        return {"initial": describe(initial)}
     noted = existing.environment if existing is not None else {}
+    if initial is not None and "initial" not in noted:
+        return {"initial": _described(initial)}
     return {name: value for name, value in noted.items() if name == "initial"}
 
 
@@ -161,13 +169,8 @@ def _keep_settings(initial: Path, run_dir: Path) -> None:
     files.write_json(run_dir / records.IMPORTED, kept)
 
 
-def describe(run_dir: Path) -> dict[str, Any]:
-    """A run with weights, as the record of one that starts from it notes it."""
+def _described(run_dir: Path) -> dict[str, Any]:
     record = records.read_record(run_dir)
-    found = checkpoint.find(run_dir / records.CHECKPOINT)
-    assert found is not None, "initial_run has looked"
     described: dict[str, Any] = {"run_id": record.run_id, "name": record.name, "folder": str(run_dir.resolve())}
-    described["weights_sha256"] = files.sha256(found / checkpoint.WEIGHTS)
-    described |= {key: value for key, value in record.environment.items() if key == "own_head"}
-    own = run_dir / records.AUTOENCODER_WEIGHTS
-    return described | ({"autoencoder_sha256": files.sha256(own)} if own.exists() else {})
+    described |= {key: value for key, value in _sums(run_dir).items() if value is not None}
+    return described | {key: value for key, value in record.environment.items() if key == "own_head"}

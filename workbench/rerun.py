@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench import code_state, files, machine, records
+from workbench import checkpoint, code_state, files, machine, records
 from workbench.build import Inputs, prepare_inputs
 from workbench.config import RunConfig
 from workbench.config_file import build_config, verified_config
 from workbench.errors import ConfigError, OutputError, RunError
 from workbench.home import Home
-from workbench.initial import initial_run, require_unchanged
+from workbench.initial import initial_run
 from workbench.pretrained_tokenizer import with_kept
 from workbench.progress import Display
 from workbench.records import FINISHED, RunRecord
@@ -94,8 +94,8 @@ def rerun(
     on_state(state)
     if not (compare_only or before):
         require_same_text(record, inputs.corpus, run_dir)
-        initial = initial_run(config, home, run_dir)  # in the run's home, and what it was then
-        require_unchanged(initial, record.environment)
+        begun = checkpoint.find(folder / records.CHECKPOINT) is not None
+        initial = None if begun else initial_run(config, home, run_dir)  # in the run's home, and as it was then
         if not any_code:
             _require_same_code(state, record)
         files.writable_folder(folder)

@@ -12,11 +12,13 @@ from workbench.home import Home
 
 
 def find_run(name: str, home: Home, *, other_than: Path | None = None) -> Path:
-    """A run's folder from its path, or from its id, STUDY/ID or name below ``home``; never ``other_than``.
+    """A run's folder from its id, STUDY/ID or name below ``home``, or from its path; never ``other_than``. What
+    begins with ``./`` is a path from the current folder, whatever the home has.
 
     Raises RunError where there is none or several, as where ``--seeds`` made several of the name."""
     apart = other_than.resolve() if other_than is not None else None
-    for direct in (Path(name), home.root / name, home.single_runs() / name):
+    below = [] if name.startswith(("./", "../")) else [home.root / name, home.single_runs() / name]
+    for direct in [*below, Path(name)]:
         if os.path.exists(direct / records.RECORD) and direct.resolve() != apart:  # False for a name too long, too
             return direct
     known = [path for path in records.find_runs(home.root) if path.resolve() != apart]

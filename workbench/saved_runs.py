@@ -10,7 +10,7 @@ from typing import Any
 from workbench import checkpoint, files, machine, processes, records, run_logs
 from workbench.build import build_model, has_autoencoder, prepare_inputs
 from workbench.config import RunConfig
-from workbench.config_file import is_same_run, verified_config, with_head_sampling
+from workbench.config_file import is_same_run, stored_config, verified_config, with_head_sampling
 from workbench.data import Corpus, prepare, require_source
 from workbench.errors import DataError, OutputError, RunError
 from workbench.finite import all_finite
@@ -51,14 +51,23 @@ def require_checkpoint(run_dir: Path, record: records.RunRecord) -> Path:
     raise RunError(f"{run_dir} has no checkpoint yet (status: {status}); {remedy}")
 
 
+def used_config(run_dir: Path, record: RunRecord) -> RunConfig:
+    """The configuration for what its weights are used for. It may have been changed since, as where the text was
+    moved; what is left open would be filled in with what is the rule today. Raises RunError."""
+    config = stored_config(run_dir / records.CONFIG)
+    if config.hash() != record.config_hash and config.resolved() != config:
+        return verified_config(run_dir / records.CONFIG, record.config_hash)  # an earlier version left things open
+    return config
+
+
 def load_run(run_dir: Path | str, home: Home, overrides: Mapping[str, Any] | None = None) -> SavedRun:
     """On this machine's device. ``overrides``: other settings of the head's sampling (``model.head.num_calls``).
 
     Raises ConfigError for overrides that would need another training, and RunError where the folder is not a
-    run's, has no weights yet or none that are finite, or its text or its configuration has changed since."""
+    run's, has no weights yet or none that are finite, or its text has changed since."""
     run_dir = Path(run_dir)
     record = records.read_record(run_dir)
-    config = with_head_sampling(verified_config(run_dir / records.CONFIG, record.config_hash), overrides or {})
+    config = with_head_sampling(used_config(run_dir, record), overrides or {})
     found = require_checkpoint(run_dir, record)
     anywhere = config.model_copy(update={"runtime": config.runtime.model_copy(update={"device": "auto"})})
     device = machine.resolve(anywhere, home.cache).runtime.device
@@ -113,8 +122,8 @@ def existing_record(run_dir: Path, config: RunConfig, home: Home) -> RunRecord |
 
 
 def _require_unchanged_text(record: RunRecord, config: RunConfig, run_dir: Path, home: Home) -> None:
-    """Its result is no answer for another text. One that is not there any more changes nothing, and the hub is
-    not asked. Raises RunError."""
+    """Its result is no answer for another text. One that is not there any more, or cannot be read, changes
+    nothing, and the hub is not asked. Raises RunError."""
     if config.data.hub is not None:
         return
     data = with_kept(config, home, run_dir).data
@@ -129,6 +138,8 @@ def _require_unchanged_text(record: RunRecord, config: RunConfig, run_dir: Path,
     except OutputError:  # the cache cannot be written; what was found once is still so
         return
     except DataError as error:
+        if isinstance(error.__context__, OSError):
+            return
         raise RunError(
             f"{run_dir} was trained on a text that is not as it was: {error}\nbring it back as it was, or train a "
             "new run"

@@ -94,8 +94,8 @@ def _path(uri: str) -> Path:
 
 def _former_places(connection: sqlite3.Connection, home: Home) -> dict[str, str]:
     """Folders of artifacts, and where those are now: of other homes, by the layout that homes have, and of
-    experiments that came by way of a server and whose artifacts it put into this home, or that have none. A place
-    that somebody chose for an experiment, or another server's, is left alone."""
+    experiments that came by way of a server and whose artifacts it put into this home, or whose runs have none.
+    A place that somebody chose for an experiment, or another server's, is left alone."""
     found, now = {}, home.artifacts.resolve().as_uri()
     for number, name, location in connection.execute(
         "SELECT experiment_id, name, artifact_location FROM experiments WHERE artifact_location IS NOT NULL"
@@ -112,8 +112,11 @@ def _former_places(connection: sqlite3.Connection, home: Home) -> dict[str, str]
 
 
 def _nothing_sent(connection: sqlite3.Connection, number: int, home: Home) -> bool:
-    """Whether all runs of an experiment are known here to have sent no artifact, to whatever server: it went away
-    before."""
+    """Whether an experiment has runs, all of them known here, and none has sent an artifact to whatever server: it
+    went away before."""
+    known = connection.execute("SELECT run_uuid FROM runs WHERE experiment_id = ?", (number,)).fetchall()
+    if not known:
+        return False
     sent: dict[object, bool] = {}
     for path in (*home.root.glob("*/mlflow.json"), *home.root.glob("*/*/mlflow.json")):
         with contextlib.suppress(
@@ -125,7 +128,6 @@ def _nothing_sent(connection: sqlite3.Connection, number: int, home: Home) -> bo
                 sent |= {row.get("run_id"): reported for row in stored}
             else:
                 sent[stored.get("run_id")] = bool(stored.get("artifacts"))
-    known = connection.execute("SELECT run_uuid FROM runs WHERE experiment_id = ?", (number,)).fetchall()
     return all(sent.get(run_id) is False for (run_id,) in known)
 
 

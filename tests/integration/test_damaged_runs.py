@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -241,3 +242,15 @@ def test_a_configuration_without_a_section_is_refused(whole: Path, section: str)
     (run_dir / records.CONFIG).write_text(yaml.safe_dump(tree))
     with pytest.raises(RunError, match=r"config\.yaml is not the configuration that its run was made with"):
         load_run(run_dir, home)
+
+
+def test_a_text_that_was_moved_may_be_written_into_the_configuration(whole: Path, tmp_path: Path) -> None:
+    _, home = tiny_config(whole)
+    run_dir = Path(shutil.copytree(home.root / "whole", home.root / "moved-text"))
+    tree = yaml.safe_load((run_dir / records.CONFIG).read_text())
+    for text, said in (((whole / "text.txt").read_text(), ""), ("the king " * 8000, "was trained on other text")):
+        (tmp_path / "there.txt").write_text(text)
+        tree["data"]["corpus"] = f"text:{tmp_path / 'there.txt'}"
+        (run_dir / records.CONFIG).write_text(yaml.safe_dump(tree))
+        with pytest.raises(RunError, match=said) if said else contextlib.nullcontext():
+            assert load_run(run_dir, home).step == 24

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.suites.tiny_runs import BASELINE, tiny_config, traces
-from workbench import checkpoint, records
+from workbench import checkpoint, files, records
 from workbench.build import build_model
 from workbench.config import RunConfig
 from workbench.data import prepare
@@ -137,6 +137,22 @@ def twice_named(whole: Path, tmp_path: Path) -> tuple[RunConfig, Home, Path]:
     return config, home, source
 
 
+def without_checkpoint(run_dir: Path) -> dict[str, str]:
+    """As one that was interrupted before its first; what it had been."""
+    undisturbed = traces(run_dir)
+    shutil.rmtree(run_dir / "checkpoint")
+    record = records.read_record(run_dir)
+    records.write_record(run_dir, record.model_copy(update={"status": "interrupted"}))
+    return undisturbed
+
+
+def replaced(whole: Path, source: Path) -> None:
+    """By a run of other weights under the same name."""
+    config, home = tiny_config(whole, {"seed": 1, "train.train_tokens": 256})
+    shutil.rmtree(source, ignore_errors=True)
+    execute(config, source, home=home)
+
+
 @pytest.mark.slow
 def test_is_made_again_from_the_run_that_it_began_with(twice_named: tuple[RunConfig, Home, Path]) -> None:
     """By now two runs have the name; and of a fresh rerun the other run lies in the home, not in the rerun's."""
@@ -148,23 +164,72 @@ def test_is_made_again_from_the_run_that_it_began_with(twice_named: tuple[RunCon
         assert made.results is not None
         assert made.results.identical
         assert records.read_record(made.folder).environment["initial"]["folder"] == str(source)
-    moved = open_home(home.root.rename(home.root.parent / "moved"))
-    assert rerun("tuned", moved, out=moved.root / "x" / "again").results.identical  # type: ignore[union-attr]
 
 
 @pytest.mark.slow
-def test_is_not_made_again_from_other_weights(twice_named: tuple[RunConfig, Home, Path]) -> None:
-    """As where the other run was trained on meanwhile."""
-    _, home, _ = twice_named
+def test_in_a_home_that_was_moved_it_is_that_homes(whole: Path, twice_named: tuple[RunConfig, Home, Path]) -> None:
+    """Though a run of the name lies where it was."""
+    config, home, source = twice_named
+    moved = open_home(home.root.rename(home.root.parent / "moved"))
+    replaced(whole, source)
+    made = rerun("tuned", moved, out=moved.root / "x" / "again")
+    assert made.results is not None
+    assert made.results.identical
+    undisturbed = without_checkpoint(moved.single_runs() / "tuned")
+    execute(config, moved.single_runs() / "tuned", home=moved)
+    assert traces(moved.single_runs() / "tuned") == undisturbed
+
+
+@pytest.mark.slow
+def test_other_weights_are_refused_whatever_their_name(
+    whole: Path, twice_named: tuple[RunConfig, Home, Path]
+) -> None:
+    config, home, source = twice_named
     run_dir = home.single_runs() / "tuned"
-    record = records.read_record(run_dir)
-    for part, what in (("weights", "weights"), ("autoencoder", "an autoencoder")):
-        noted = {**record.environment["initial"], f"{part}_sha256": 64 * "0"}
-        changed = {"environment": {**record.environment, "initial": noted}}
-        records.write_record(run_dir, record.model_copy(update=changed))
-        with pytest.raises(RunError, match=f"whole-1 has other {what} than when the run began .sha256 [1-9a-f]"):
-            rerun("tuned", home, out=home.root / "x" / "again")
+    replaced(whole, source)
+    undisturbed = without_checkpoint(run_dir)
+    before = records.read_record(run_dir)
+    shutil.rmtree(home.single_runs() / "whole-2")
+    for again in (
+        lambda: rerun("tuned", home, out=home.root / "x" / "again"),
+        lambda: execute(config, run_dir, home=home),
+    ):
+        with pytest.raises(RunError, match=r"whole-1 has other weights than when the run in .*tuned began"):
+            again()
+    shutil.rmtree(source)
+    with pytest.raises(RunError, match=r"whole-1 is not there any more, with which the run in .*tuned began"):
+        execute(config, run_dir, home=home)
     assert not (home.root / "x").exists()
+    assert records.read_record(run_dir) == before
+    shutil.copytree(whole / "runs" / "whole", home.single_runs() / "whole-3")  # the same weights
+    assert execute(config, run_dir, home=home).environment["initial"] == before.environment["initial"]
+    assert traces(run_dir) == undisturbed
+
+
+@pytest.mark.slow
+def test_an_interrupted_rerun_with_a_checkpoint_needs_the_other_run_no_more(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = open_home(tmp_path / "home")
+    source = Path(shutil.copytree(whole / "runs" / "whole", home.single_runs() / "whole"))
+    config, _ = going_on(whole, **{"train.train_tokens": 1024})
+    execute(config, home.single_runs() / "tuned", home=home)
+    append = files.append_json_line
+
+    def stop(path: Path, value: object) -> None:
+        append(path, value)
+        if path.name == records.EVALUATIONS:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("workbench.files.append_json_line", stop)
+        with pytest.raises(KeyboardInterrupt):
+            rerun("tuned", home)
+    assert checkpoint.find(home.single_runs() / "tuned-rerun" / "checkpoint") is not None
+    shutil.rmtree(source)
+    made = rerun("tuned", home)
+    assert made.results is not None
+    assert made.results.identical
 
 
 @pytest.mark.slow
@@ -173,10 +238,7 @@ def test_begins_with_the_same_one_after_an_interruption_before_any_checkpoint(
 ) -> None:
     config, home, source = twice_named
     run_dir = home.single_runs() / "tuned"
-    undisturbed = traces(run_dir)
-    shutil.rmtree(run_dir / "checkpoint")
-    record = records.read_record(run_dir)
-    records.write_record(run_dir, record.model_copy(update={"status": "interrupted"}))
+    undisturbed = without_checkpoint(run_dir)
     done = execute(config, run_dir, home=home)
     assert (done.status, done.environment["initial"]["folder"]) == ("completed", str(source))
     assert traces(run_dir) == undisturbed

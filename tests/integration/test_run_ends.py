@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -196,8 +198,14 @@ class TestChangedSurroundings:
         assert records.read_record(run_dir) == before
 
     @pytest.mark.slow
-    def test_a_finished_run_is_no_answer_for_other_text(self, tmp_path: Path) -> None:
-        """One whose text is gone is what it was."""
+    def test_a_finished_run_is_no_answer_for_other_text(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One whose text is gone, or cannot be read, is what it was."""
+
+        def unreadable(path: str, *mode: str, **more: str) -> None:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
         config, home = tiny_config(tmp_path, {"train.train_tokens": 256}, **BASELINE)
         run_dir = home.root / "run"
         done = execute(config, run_dir, home=home)
@@ -210,6 +218,9 @@ class TestChangedSurroundings:
             text.write_text(cut, encoding="utf-8")
             with pytest.raises(RunError, match=r"was trained on .*text"):
                 execute(config, run_dir, home=home)
+        monkeypatch.setattr("workbench.userfiles.open", unreadable, raising=False)
+        assert execute(config, run_dir, home=home) == done
+        monkeypatch.undo()
         text.unlink()
         assert execute(config, run_dir, home=home) == done
         text.write_text(before, encoding="utf-8")

@@ -16,6 +16,8 @@ from studies.spec import Study, freeze
 from tests.suites.released_weights import VOCAB, tokenizer_json
 from tests.suites.study_launch import invoke, tiny_study
 from tests.suites.tiny_runs import BASELINE, tiny_config, tree
+from workbench import records
+from workbench.config_file import build_config
 from workbench.errors import DataError, StudyError, UserError
 from workbench.home import open_home
 from workbench.initial import initial_run
@@ -133,9 +135,18 @@ def test_the_run_that_a_name_means_is_frozen_with_the_launch(
         "whole",
         space={"train.cache_targets": {"choices": [False, True]}},
         follows={"train.cache_targets": {"False": {}, "True": {"train.init_from": outside}}},
-        baselines={"token": {"train.init_from": None}},
+        baselines={"token": {"train.init_from": None}, "tuned": {"train.init_from": "token"}},
+        checks={"lr_factors": [0.5]},
         pruner={"kind": "none"},
     )
+    base = {
+        **asked.preset("quick").base,
+        "model": BASELINE["model"],
+        "train": {"train_tokens": 256, "block_len": 32},
+    }
+    execute(build_config(base).resolved(), home.single_runs() / "token-1", home=home)
+    named = records.read_record(home.single_runs() / "token-1")
+    records.write_record(home.single_runs() / "token-1", named.model_copy(update={"name": "token"}))
     monkeypatch.setattr(prepare, "find_studies", lambda: {"tiny": asked})
     made, _ = prepare.prepare(Options("tiny"), home)
     prepare.write_study_file(made, None)
@@ -144,16 +155,41 @@ def test_the_run_that_a_name_means_is_frozen_with_the_launch(
     ]
     assert places == ["single/whole-1", outside]
     assert space.baseline_config(made.spec, "token").train.init_from is None
+    assert space.baseline_config(made.spec, "tuned").train.init_from == "single/token-1"
+    best = {"train.cache_targets": False}
+    assert space.check_config(made.spec, "lr-x0.5", best).train.init_from == "single/whole-1"
     shutil.copytree(home.single_runs() / "whole-1", home.single_runs() / "whole-2")
     with pytest.raises(UserError, match="'whole' names 2 runs"):
         prepare.prepare(Options("tiny", launch="other"), home)
     for again in (Options("tiny"), Options("tiny-quick")):
         assert prepare.prepare(again, home)[0].spec == made.spec
+    shown = invoke("study", "show", "tiny-quick", "--home", str(home.root)).output
+    assert "train.init_from whole: single/whole-1\ntrain.init_from token: single/token-1\n" in shown
     first = space.setting_config(made.spec, {"train.cache_targets": False}).resolved()
     assert initial_run(first, home) == home.single_runs() / "whole-1"
     monkeypatch.setattr(prepare, "find_studies", lambda: {"tiny": study(whole, "whole-2", baselines={})})
     with pytest.raises(StudyError, match=r"base\.train\.init_from: whole → whole-2"):
         prepare.prepare(Options("tiny"), home)
+
+
+def test_a_frozen_place_is_the_homes_wherever_its_disk_is_and_wherever_one_stands(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link to another disk is a place of the home, and another home that one stands in has no say."""
+    home = open_home(tmp_path / "home")
+    (tmp_path / "disk").mkdir()
+    home.single_runs().symlink_to(tmp_path / "disk")
+    shutil.copytree(whole / "runs" / "whole", home.single_runs() / "whole")
+    shutil.copytree(whole / "runs" / "whole", tmp_path / "other" / "single" / "whole")
+    spec = freeze(study(whole, "whole", baselines={}), "quick")
+    assert pin(spec, home)[0].runs == {"whole": "single/whole"}
+    monkeypatch.chdir(tmp_path / "other")
+    frozen = space.setting_config(pin(spec, home)[0], {"train.cache_targets": False}).resolved()
+    assert initial_run(frozen, home) == home.single_runs() / "whole"
+    relative = freeze(study(whole, "./single/whole", baselines={}), "quick")
+    assert pin(relative, home)[0].runs == {}, "a path to a run elsewhere stays as it was given"
+    config = space.setting_config(relative, {"train.cache_targets": False}).resolved()
+    assert initial_run(config, home) == Path("single/whole")
 
 
 @pytest.mark.slow

@@ -31,19 +31,19 @@ def print_dry_run(
     from workbench.diagnostics import diagnose_config
     from workbench.errors import UserError
     from workbench.flops import describe, vocab_size
-    from workbench.home import Home
+    from workbench.home import home_as_it_is
     from workbench.machine import resolve
     from workbench.room import need_fields, need_words, runs_need
     from workbench.speed import training_flops_per_second
 
     if devices is not None:
         asked = for_devices(asked)
-    config = resolve(asked, Home(home.resolve()).cache)
+    config = resolve(asked, home_as_it_is(home).cache)
     for warning in diagnose_config(config):
         typer.echo(f"calm: {warning.code}: {warning.message}", err=True)
     try:
         require_source(config.data)
-        _require_beginning(asked, title, Home(home.resolve()))
+        _require_beginning(asked, title, home_as_it_is(home))
     except UserError as error:
         typer.echo(f"calm: the run itself would be refused: {error}", err=True)
     described = describe(config)

@@ -60,10 +60,10 @@ def models(
     as_json: JsonOption = False,
 ) -> None:
     """The registered models and their versions, the latest first."""
-    from workbench.home import Home
+    from workbench.home import home_as_it_is
     from workbench.tracking_registry import registered_models
 
-    place = Home(home.resolve())  # which a mistyped name must not make
+    place = home_as_it_is(home)  # which a mistyped name must not make
     found = registered_models(place, tracking_uri)
     if as_json:
         print(_json(found))

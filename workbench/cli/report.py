@@ -53,7 +53,9 @@ def register(app: typer.Typer) -> None:
 
         The path of the HTML file is printed last."""
         from analysis.paper_figures import paper as for_paper
+        from workbench.home import home_as_it_is
 
+        home_as_it_is(home)
         if together:
             if watch or data:
                 raise typer.BadParameter(
@@ -93,10 +95,10 @@ def register(app: typer.Typer) -> None:
 def _deliver(home: Path, reports: list[Written]) -> None:
     """Show each report at its launch; a launch that is not in MLflow, or a server that is away, fails nothing."""
     from workbench.cli.study_report import deliver_report
-    from workbench.home import Home
+    from workbench.home import home_as_it_is
 
     for written in reports:
-        note = deliver_report(Home(home.resolve()), written.study, written.html.parent)
+        note = deliver_report(home_as_it_is(home), written.study, written.html.parent)
         if note:
             print(f"note: {note}", file=sys.stderr)
 

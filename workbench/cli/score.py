@@ -106,12 +106,12 @@ def compare(
     from workbench.cli.display import make_console
     from workbench.compare import compare_runs
     from workbench.errors import ConfigError
-    from workbench.home import Home
+    from workbench.home import home_as_it_is
     from workbench.run_names import find_run
 
     if difference is not None and not difference > 0:
         raise ConfigError(f"--difference wants BrierLM points above 0, {difference} given")
-    place = Home(home.resolve())  # nothing is written, unless something has to be scored
+    place = home_as_it_is(home)  # nothing is written, unless something has to be scored
     folders = [find_run(name, place) for name in runs]
     errors = make_console(stderr=True)
     with errors.status("comparing") as status:

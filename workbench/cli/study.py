@@ -84,10 +84,9 @@ def _console(*, lasting: bool = False) -> Console:
 @study_app.command("list")
 def list_studies(home: HomeOption = Path("runs")) -> None:
     """The studies there are, their presets, and what was launched."""
-    from pathlib import Path
 
     from studies import find_studies
-    from workbench.home import Home as HomePaths
+    from workbench.home import home_as_it_is
 
     console = _console()
     for name, study in find_studies().items():
@@ -95,7 +94,7 @@ def list_studies(home: HomeOption = Path("runs")) -> None:
         for line, wrong in _presets_of(study):
             style = "yellow" if wrong else None
             console.print(f"  {line}", style=style, soft_wrap=True, markup=False)
-    launched = HomePaths(Path(home).resolve()).root
+    launched = home_as_it_is(home).root
     for path in sorted(launched.glob("*/study.json")):
         state = "finished" if (path.parent / "summary.json").exists() else "started"
         shown = path.parent.name.encode("utf-8", "replace").decode()
@@ -146,7 +145,6 @@ def show(
 ) -> None:
     """Dry run: search space if any, cells, parameters, training and inference FLOPs by part, steps and estimated
     time, on this machine or on devices that are not here. Nothing is trained. Of a launch: as it was launched."""
-    from pathlib import Path
 
     from studies.prepare import Options, read_study_file, spec_to_show
     from studies.show import dry_run, on_devices, structures
@@ -155,9 +153,9 @@ def show(
     from workbench.cli.devices import devices_of
     from workbench.cli.study_show import dry_run_json, print_dry_run
     from workbench.config_file import parse_assignments
-    from workbench.home import Home as HomePaths
+    from workbench.home import home_as_it_is
 
-    place = HomePaths(Path(home).resolve())
+    place = home_as_it_is(home)
     counting = counting_of(count, causal, autoencoder, context, length, shared="apart")
     asked = Options(name, preset, None, trials, seeds, parse_assignments(sets or []), storage)
     spec = spec_to_show(asked, place)

@@ -35,6 +35,8 @@ def print_dry_run(
         soft_wrap=True,
         markup=False,
     )
+    for name, place in spec.runs.items():
+        console.print(f"train.init_from {name}: {place}", soft_wrap=True, markup=False)
     _print_plan(console, spec)
     _print_runs(console, structures, plan.speed)
     print_accounts(console, [(one.label, one.accounts[0]) for one in structures])

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from workbench import checkpoint, files, modes, records
 from workbench.config import RunConfig
-from workbench.config_file import verified_config
 from workbench.errors import ConfigError, DataError, OutputError, RunError
 from workbench.pretrained_tokenizer import file_order, find_file
 from workbench.progress import Display, NoDisplay
@@ -33,7 +32,7 @@ from workbench.released.settings import (
 )
 from workbench.released.sources import DTYPES
 from workbench.released.vocabulary import TOKENIZER, num_ids, of_bytes
-from workbench.saved_runs import require_checkpoint
+from workbench.saved_runs import require_checkpoint, used_config
 from workbench.tensor_files import read_tensors, system_error
 
 AUTOENCODER, LANGUAGE_MODEL = "autoencoder", "language-model"
@@ -75,7 +74,7 @@ def export_released(
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"the type is one of {', '.join(DTYPES)}, or the weights' own; {dtype!r} given")
     record = records.read_record(run_dir)
-    config = verified_config(run_dir / records.CONFIG, record.config_hash)
+    config = used_config(run_dir, record)
     require_expressible(config)
     found = require_checkpoint(run_dir, record)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

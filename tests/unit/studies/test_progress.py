@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 
 import pytest
 from rich.console import Console
@@ -223,12 +224,15 @@ def test_on_a_terminal_something_moves_before_the_table_is_there() -> None:
     assert elsewhere.getvalue() == ""
 
 
-def test_the_table_takes_over_from_what_moved(monkeypatch: pytest.MonkeyPatch) -> None:
-    display = Display(Console(file=io.StringIO(), force_terminal=True, width=80), "tiny")
+def test_the_table_takes_over_from_what_moved() -> None:
+    output = io.StringIO()
+    display = Display(Console(file=output, force_terminal=True, width=80), "tiny")
     with display.preparing():
         display.note("2 workers")
         with display:
-            pass
+            before = output.tell()
+            time.sleep(0.5)  # it would move some times
+            assert "preparing" not in output.getvalue()[before:]
 
 
 @pytest.mark.slow

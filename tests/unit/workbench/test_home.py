@@ -117,6 +117,12 @@ def test_a_path_that_no_databases_address_can_hold_is_refused(tmp_path: Path, na
     with pytest.raises(OutputError, match=re.escape(f"has {said} in its path")):
         open_home(tmp_path / name / "runs")
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / name / "runs").mkdir(parents=True)
+    for command in (["report"], ["study", "list"], ["models"], ["compare", "a", "b"], ["sync"], ["doctor"]):
+        ended = CliRunner().invoke(app, [*command, "--home", str(tmp_path / name / "runs")])
+        assert isinstance(ended.exception, OutputError), command
+        assert "move it, or choose another folder" in str(ended.exception)
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
 
 
 @pytest.mark.parametrize("name", ["a%b", "a#b", "a;b&c@d:e", "a b", "é [+]="])

@@ -194,6 +194,14 @@ def test_a_server_that_went_away_before_any_artifact_locks_nobody_out(home: Home
     assert then.get_run(run).info.artifact_uri == f"{home.artifacts.as_uri()}/{number}/{run}/artifacts"
 
 
+def test_what_has_no_run_is_left_as_it_is(home: Home) -> None:
+    """Whose it is nobody knows: MLflow's own experiment is one of them, and others come to other servers."""
+    client(open_tracker(None, home=home))
+    with contextlib.closing(sqlite3.connect(home.root / "mlflow.db")) as connection, connection:
+        connection.execute("UPDATE experiments SET artifact_location = 'mlflow-artifacts:/' || experiment_id")
+    assert not bring_artifacts_along(home)
+
+
 def test_a_launch_with_a_report_counts_as_sent(home: Home) -> None:
     _, run = served_experiment(home, "demo")
     home.study("demo").mkdir()
