@@ -219,7 +219,7 @@ def _continue(
     stored = storage.stored_spec(search)
     if asked is None:
         asked = amend(stored, trials=options.trials, seeds=options.seeds, overrides=options.overrides)
-    elif options.trials is None:
+    elif options.trials is None and asked.may_grow and stored.may_grow:
         asked = asked.model_copy(update={"trials": stored.trials})
     asked = pinned(asked, [Pin(*one) for one in search.user_attrs.get(ATTRIBUTE, [])])
     _refuse_differences(stored, asked, home)

@@ -130,6 +130,11 @@ class Preset(Section):
         """Whether there is a search, or cells only."""
         return bool(self.space)
 
+    @property
+    def may_grow(self) -> bool:
+        """Whether more trials may be asked for: of a search that is no grid."""
+        return self.searches and self.sampler.kind != "grid"
+
 
 @dataclass(frozen=True)
 class Study:

@@ -95,7 +95,10 @@ def _write(path: Path, arrays: dict[str, Any]) -> None:
     files.write_atomic(path, buffer.getvalue())
 
 
-_DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (
+    *(OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 """What numpy and zipfile raise for a file that was cut or altered: some of it lies in the archive's own fields."""
 
 
@@ -122,7 +125,8 @@ def _read(path: Path, *wanted: str) -> dict[str, npt.NDArray[Any]]:
         ) from None
     except _DAMAGE as error:
         files.raise_unreadable(path, error)
-        raise _refused(path, str(error)) from None
+        unknown = isinstance(error, TypeError) or "pickle" in str(error)  # numpy says how to load it unsafely
+        raise _refused(path, "it is no archive of arrays" if unknown else str(error)) from None
     missing = [name for name in wanted if name not in data]
     if missing:
         raise RunError(f"{path} lacks {', '.join(missing)}; score the run again with `calm evaluate`")

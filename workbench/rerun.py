@@ -26,7 +26,7 @@ from workbench.initial import initial_run
 from workbench.pretrained_tokenizer import with_kept
 from workbench.progress import Display
 from workbench.records import FINISHED, RunRecord
-from workbench.rerun_results import Results, compare_results
+from workbench.rerun_results import Results, compare_results, require_comparable
 from workbench.rerun_state import Side, State, compare_state
 from workbench.run_names import find_run
 from workbench.runner import Identity, execute, resolve
@@ -94,6 +94,7 @@ def rerun(
     on_state(state)
     if not (compare_only or before):
         require_same_text(record, inputs.corpus, run_dir)
+        require_comparable(run_dir)
         begun = checkpoint.find(folder / records.CHECKPOINT) is not None
         initial = None if begun else initial_run(config, home, run_dir)  # in the run's home, and as it was then
         if not any_code:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from workbench import checkpoint, records
 from workbench.config_file import flatten
 from workbench.positions import POSITIONS, read_positions
 from workbench.records import FINISHED, Record, RunRecord
+from workbench.tensor_files import read_tensors
 
 TIMES = ("seconds", "tokens_per_second")
 """Fields of a line that no two runs have in common."""
@@ -105,6 +107,17 @@ class Results:
         return lines
 
 
+def require_comparable(run_dir: Path) -> None:
+    """Before a rerun trains for long: raises RunError where what it is to be compared with is damaged."""
+    records.read_train_points(run_dir)
+    records.read_evaluations(run_dir)
+    if (run_dir / POSITIONS).exists():
+        read_positions(run_dir / POSITIONS)
+    for path in (run_dir / records.AUTOENCODER_WEIGHTS, _weights(run_dir)):
+        if path.exists():
+            read_tensors(path, what="weights", mapped=True)
+
+
 def compare_results(then_dir: Path, now_dir: Path) -> Results:
     """Fields that one of the lines does not have, as before there was such a field, are left out."""
     then, now = records.read_record(then_dir), records.read_record(now_dir)
@@ -177,10 +190,7 @@ def _same_weights(then: Path, now: Path) -> bool | None:
     same = _same_bytes(then, now)
     if same is not False:
         return same
-    import torch
-    from safetensors.torch import load_file
-
-    tensors = [load_file(path) for path in (then, now)]
+    tensors = [read_tensors(path, what="weights", mapped=True) for path in (then, now)]
     return set(tensors[0]) == set(tensors[1]) and all(
         torch.equal(value, tensors[1][name]) for name, value in tensors[0].items()
     )

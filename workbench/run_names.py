@@ -35,6 +35,8 @@ def find_run(name: str, home: Home, *, other_than: Path | None = None) -> Path:
         raise RunError(f"{name!r} is {runs}: {_listed([repr(other) for other in of_seeds])}; name one")
     latest = ", ".join(path.name for path in known[-5:])
     hint = f"latest: {latest}" if known else f"there are no runs under {home.root} yet"
+    if damaged := [str(path) for path, known_as in names.items() if known_as is None]:
+        hint += f"; not to be read, so that its name is not known: {_listed(damaged)}"
     raise RunError(f"no run {name!r}; {hint}")
 
 

@@ -104,6 +104,11 @@ def existing_record(run_dir: Path, config: RunConfig, home: Home) -> RunRecord |
     something is damaged that is read when it goes on, or that of a finished one nobody would look into before a
     report, and where a finished one's text has changed."""
     if not (run_dir / records.RECORD).exists():
+        if checkpoint.find(run_dir / records.CHECKPOINT) is not None:
+            raise RunError(
+                f"{run_dir / records.RECORD} is missing beside a checkpoint; bring it back from a copy, or delete "
+                "the folder and train the run again"
+            )
         return None
     record = records.read_record(run_dir)
     if not is_same_run(run_dir / records.CONFIG, record.config_hash, config):

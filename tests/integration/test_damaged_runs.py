@@ -254,3 +254,16 @@ def test_a_text_that_was_moved_may_be_written_into_the_configuration(whole: Path
         (run_dir / records.CONFIG).write_text(yaml.safe_dump(tree))
         with pytest.raises(RunError, match=said) if said else contextlib.nullcontext():
             assert load_run(run_dir, home).step == 24
+
+
+def test_a_lost_record_beside_a_checkpoint_is_refused_and_nothing_is_written(whole: Path) -> None:
+    """A finished run was marked as failed, in MLflow too."""
+    config, home = tiny_config(whole)
+    run_dir = Path(shutil.copytree(home.root / "whole", home.root / "lost-record"))
+    (run_dir / records.RECORD).unlink()
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    with pytest.raises(
+        RunError, match=r"record\.json is missing beside a checkpoint; bring it back from a copy, or"
+    ):
+        execute(config, run_dir, home=home)
+    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before

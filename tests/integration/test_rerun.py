@@ -21,6 +21,7 @@ from workbench.home import Home, open_home
 from workbench.records import Evaluation
 from workbench.rerun import Rerun, rerun
 from workbench.rerun_results import compare_results
+from workbench.run_names import find_run
 from workbench.runner import Identity, StopRun, execute
 
 
@@ -350,3 +351,26 @@ class TestCommand:
         done = calm("rerun", *arguments, "--tracking-uri", "none")
         assert done.code == 2
         assert message in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "evaluations.jsonl", "positions.npz", "autoencoder.safetensors"]
+)
+def test_a_damaged_original_is_said_before_anything_trains(home: Home, name: str) -> None:
+    run_dir = copy_run(home, f"damaged-{name}")
+    content = (run_dir / name).read_bytes()
+    (run_dir / name).write_bytes(b'{"x\n' + content[8:])
+    with pytest.raises(RunError, match=re.escape(name)):
+        rerun(run_dir, home, out=home.root / f"again-{name}")
+    assert not (home.root / f"again-{name}").exists()
+
+
+def test_a_name_is_not_said_to_be_nobodys_while_a_record_cannot_be_read(home: Home) -> None:
+    run_dir = copy_run(home, "cut-off")
+    (run_dir / records.RECORD).write_text('{"run_id": ')
+    with pytest.raises(
+        RunError, match=r"no run 'gone'; .*not to be read, so that its name is not known: .*cut-off"
+    ):
+        find_run("gone", home)
+    shutil.rmtree(run_dir)

@@ -260,8 +260,7 @@ def _print_result(console: Console, result: Any, command: str = "run") -> None:
         )
         return
     if result.already_finished:
-        may_grow = state.searches and result.launch.spec.sampler.kind != "grid"
-        more = f"; more trials: calm study run {named} --trials N" if may_grow else ""
+        more = f"; more trials: calm study run {named} --trials N" if result.launch.spec.may_grow else ""
         console.print(f"{name} is finished already{more}", soft_wrap=True, markup=False)
     console.print(final_table(state))
     for row in state.of_state("fail"):

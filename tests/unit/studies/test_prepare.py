@@ -51,6 +51,29 @@ def test_resuming_is_the_same_launch(home):
     assert json.loads((home.root / "tiny-quick" / "study.json").read_text())["created"] == created
 
 
+GRID = {"sampler": {"kind": "grid"}, "pruner": {"kind": "none"}, "trials": 0, "start": [], "checks": {}}
+KINDS = {
+    "a search": {},
+    "a grid": {**GRID, "space": {"model.chunk_size": {"choices": [1, 2]}}},
+    "a larger grid": {**GRID, "space": {"model.chunk_size": {"choices": [1, 2, 4]}}},
+    "no search": CELLS,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("other", KINDS)
+def test_another_kind_of_study_is_refused_with_the_difference(home, monkeypatch, kind, other):
+    """As where the preset was edited after the launch; the count of trials of one is none of the other's."""
+    monkeypatch.setattr(prepare, "find_studies", lambda: {"tiny": tiny_study(**KINDS[kind])})
+    made = launch(home)
+    monkeypatch.setattr(prepare, "find_studies", lambda: {"tiny": tiny_study(**KINDS[other])})
+    if kind == other:
+        assert launch(home).spec == made.spec
+        return
+    with pytest.raises(StudyError, match=r"tiny-quick was launched with another specification \(stored → asked\)"):
+        launch(home)
+
+
 def test_another_specification_is_refused_with_the_difference(home):
     launch(home)
     with pytest.raises(StudyError) as caught:
