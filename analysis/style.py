@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from analysis.paper_figures import paper_files
@@ -107,6 +108,8 @@ def new_figure(size: tuple[float, float] = WIDE) -> tuple[Figure, Axes]:
 def render(figure: Figure, name: str, title: str, text: str, *, data: str = "") -> Picture:
     """SVG text, PNG bytes and, within ``paper_figures.paper()``, files for a paper; no dates or versions. The
     figure is spent afterwards."""
+    for legend in list(figure.legends):
+        _fit(figure, legend)
     svg, png = io.StringIO(), io.BytesIO()
     usual, figure.dpi = figure.dpi, DPI  # by the canvases: savefig draws each twice
     FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
@@ -116,6 +119,25 @@ def render(figure: Figure, name: str, title: str, text: str, *, data: str = "") 
     content = "\n".join(line.rstrip() for line in svg.getvalue().splitlines()) + "\n"
     small = figure.get_figwidth() < WIDE[0]
     return Picture(name, title, text, content, png.getvalue(), small, paper_files(figure, small=small), data)
+
+
+def _fit(figure: Figure, legend: Legend) -> None:
+    """A legend above the axes in as many columns as fit; what stands beyond the edges of the figure is cut off."""
+    labels = [text.get_text() for text in legend.get_texts()]
+    columns = legend._ncols  # type: ignore[attr-defined]
+    while columns > 1 and legend.get_window_extent(_renderer(figure)).width > figure.bbox.width:
+        columns -= 1
+        title, size = legend.get_title().get_text(), legend.get_texts()[0].get_fontsize()
+        handles = [handle for handle in legend.legend_handles if handle is not None]
+        spaces = {name: getattr(legend, name) for name in ("columnspacing", "handlelength", "handletextpad")}
+        legend.remove()
+        legend = figure.legend(
+            handles, labels, title=title, loc="outside upper center", ncols=columns, fontsize=size, **spaces
+        )
+
+
+def _renderer(figure: Figure) -> Any:
+    return FigureCanvasAgg(figure).get_renderer()
 
 
 def inline(picture: Picture, title: str, text: str, themed: Callable[[str], str] = str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 from matplotlib import pyplot
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.lines import Line2D
 
 from analysis import style
 
@@ -21,3 +23,22 @@ def test_no_two_ticks_of_a_logarithmic_axis_have_one_label(low: float, high: flo
         assert len(set(labels)) == len(labels) > 1, labels
     finally:
         pyplot.close(figure)
+
+
+@pytest.mark.parametrize(
+    "words", ["K = 4", "noise dimensions = 16", "a name that is as wide as the whole figure, or wider"]
+)
+def test_a_legend_has_as_many_columns_as_fit(words: str) -> None:
+    with style.house_style():
+        figure, axes = style.new_figure()
+        handles = [Line2D([], [], ls="", marker="o", label=f"{words}{'.' * n}") for n in range(4)]
+        axes.plot([1, 2], [1, 2])
+        figure.legend(handles=handles, loc="outside upper center", ncols=4, columnspacing=1.2, handlelength=1.8)
+        style.render(figure, "x", "x", "x")
+        (legend,) = figure.legends
+        assert [text.get_text() for text in legend.get_texts()] == [handle.get_label() for handle in handles]
+        columns = legend._ncols
+        assert columns == {"K": 4, "n": 2, "a": 1}[words[0]]
+        if columns > 1:
+            renderer = FigureCanvasAgg(figure).get_renderer()
+            assert legend.get_window_extent(renderer).width <= figure.bbox.width
