@@ -47,8 +47,8 @@ LEAST_SCALE = 1e-6
 """Of residuals of ln score: data without any noise must not divide by 0."""
 NUM_DRAWS = 400
 LEVELS = (2.5, 97.5)
-SAME_COST = 1e-6
-"""Points whose x differ by less are at one place."""
+SAME_COST = 0.01
+"""Points whose x (logarithms) differ by less are at one place: a slope between them would be their noise."""
 _START_SCALE = 0.05
 """Scatter that the first pass assumes."""
 _EFFICIENCY = 0.95
@@ -221,7 +221,7 @@ def fit(
     finite or not above 0 are left out (and counted in a note), and where nothing can be fitted ``Fit.reason`` says
     why."""
     data, notes = _read(x, score, se, runs)
-    places = len(np.unique(np.round(data.x.reshape(len(data.y), -1) / SAME_COST), axis=0)) if len(data.y) else 0
+    places = _num_places(data.x.reshape(len(data.y), -1)) if len(data.y) else 0
     empty = Fit(law, num_points=len(data.y), num_runs=data.num_runs, notes=tuple(notes))
     if places < len(law.parameters):
         return replace(empty, reason=_too_few(law, places, len(data.y)))
@@ -252,6 +252,19 @@ def _read(
         notes.append(f"{lost} point{'s' if lost > 1 else ''} left out: no score above 0, or no place")
     relative = np.maximum(errors[good], 0.0) / values[good]
     return _Data(places[good], np.log(values[good]), relative, run[good]), notes
+
+
+def _num_places(x: Array) -> int:
+    """Rows of (n, V) that lie further than ``SAME_COST`` apart in some coordinate: each coordinate begins a new
+    value where it leaves the last one, so that no two close ones fall on both sides of a rounding."""
+    labels = np.zeros(x.shape, dtype=np.int64)
+    for column, values in enumerate(x.T):
+        start, label = -np.inf, -1
+        for row in np.argsort(values, kind="stable"):
+            if values[row] > start + SAME_COST:
+                start, label = values[row], label + 1
+            labels[row, column] = label
+    return len(np.unique(labels, axis=0))
 
 
 def _too_few(law: Law, places: int, num: int) -> str:

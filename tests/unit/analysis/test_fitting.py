@@ -193,6 +193,9 @@ class TestAwkwardData:
 
     def test_all_at_one_cost(self) -> None:
         assert "the 4 points lie at one" in self.of([1e12] * 4, [3.0, 3.1, 3.0, 2.9]).reason
+        near = [5.91e4, 5.92e4, 5.93e4, 5.94e4]  # of which two lie on both sides of a rounding
+        assert "the 4 points lie at one" in self.of(near, [3.0, 3.1, 3.0, 2.9]).reason
+        assert "at one" not in self.of([5.91e4, 5.93e4, 6.1e4, 6.1e4], [3.0, 3.1, 3.0, 2.9]).reason
 
     def test_as_many_points_as_parameters_have_no_interval(self) -> None:
         found = self.of([1e12, 1e13], [2.0, 4.0])
