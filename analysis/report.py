@@ -6,6 +6,7 @@ the same byte for byte. A folder is written beside its place and swapped in when
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -374,11 +375,14 @@ def _reproduce(study: str, info: StudyInfo) -> list[str]:
     lines = []
     module = info.spec.get("study")
     if module:
-        options = "".join(
-            f" --{name} {info.spec[name]}"
-            for name in ("preset", "trials", "seeds")
-            if info.spec.get(name)  # a study without a search has no trials, and refuses to be told a number
-        )
-        lines.append(f"calm study run {module}{options}")
-    lines.append(f"calm report {study}")
+        frozen = info.spec.get("spec")
+        sampler = frozen.get("sampler") if isinstance(frozen, dict) else None
+        grid = isinstance(sampler, dict) and sampler.get("kind") == "grid"
+        given = {name: info.spec.get(name) for name in ("preset", "trials", "seeds")}
+        given["trials"] = None if grid else given["trials"]  # which runs all of its settings
+        given["name"] = study if study != f"{module}-{given['preset']}" else None
+        # a study without a search has no trials, and refuses to be told a number
+        options = [word for name, value in given.items() if value for word in (f"--{name}", str(value))]
+        lines.append(shlex.join(["calm", "study", "run", str(module), *options]))
+    lines.append(shlex.join(["calm", "report", study]))
     return lines

@@ -267,8 +267,8 @@ def _print_result(console: Console, result: Any, command: str = "run") -> None:
         console.print(f"failed: {row.label} {row.params}: {row.reason}", markup=False, soft_wrap=True)
     if state.finished and state.search.complete < state.trials_wanted:
         console.print(
-            f"the search ended with {state.search.complete} of {state.trials_wanted} trials: as many as allowed "
-            f"({result.launch.spec.max_extra}) were pruned or failed",
+            f"the search ended with {state.search.complete} of {state.trials_wanted} trials: "
+            f"{state.search.pruned + state.search.failed} were pruned or failed{_allowed(result.launch.spec)}",
             soft_wrap=True,
         )
     console.print(f"study folder: {result.launch.folder}", soft_wrap=True, markup=False)
@@ -277,6 +277,10 @@ def _print_result(console: Console, result: Any, command: str = "run") -> None:
         print(f"calm: {ending}", file=sys.stderr, flush=True)
     elif ending:
         console.print(f"warning: {ending}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _allowed(spec: Any) -> str:
+    return f", more than {spec.max_extra} are not replaced" if spec.may_grow else "; a grid does not replace them"
 
 
 @study_app.command("status")

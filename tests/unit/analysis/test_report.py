@@ -6,6 +6,7 @@ import base64
 import hashlib
 import itertools
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ import pytest
 
 from analysis import plots, sections, style
 from analysis.comparison import compare
-from analysis.report import write_reports
+from analysis.report import _reproduce, write_reports
 from analysis.sections import importance_section
 from analysis.table import RunTable, StudyInfo, load_runs
 from analysis.texts import parts_of
@@ -372,3 +373,28 @@ def test_a_score_that_cannot_be_told_from_0_is_shown_as_a_bound(page: Page, tabl
     assert "x is a 95 % upper bound" in page.text
     assert "A hollow point with an arrow" in page.text
     assert page.column("precision", "windows") == ["96"] * 4
+
+
+@pytest.mark.parametrize(
+    ("study", "spec", "command"),
+    [
+        (
+            "joint-quick",
+            {"trials": 9, "spec": {"sampler": {"kind": "tpe"}}},
+            "joint --preset quick --trials 9 --seeds 2",
+        ),
+        (
+            "mine",
+            {"trials": 4, "spec": {"sampler": {"kind": "grid"}}},
+            "joint --preset quick --seeds 2 --name mine",
+        ),
+        ("a b", {"trials": 0}, "joint --preset quick --seeds 2 --name 'a b'"),
+    ],
+)
+def test_the_commands_that_reproduce_it_make_a_launch_of_that_name(
+    study: str, spec: dict[str, Any], command: str
+) -> None:
+    """Of a grid without trials, which it refuses."""
+    info = StudyInfo(study, spec={"study": "joint", "preset": "quick", "seeds": 2, **spec})
+    said = [f"calm study run {command}", f"calm report {shlex.quote(study)}"]
+    assert _reproduce(study, info) == said

@@ -249,3 +249,25 @@ def test_more_trials_are_offered_of_a_search_only(tmp_path, kind, more):
     said = console.file.getvalue()
     assert "tiny-quick is finished already" in said
     assert ("--trials N" in said) is more
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "why"), [("grid", "; a grid does not replace them"), ("random", "are not replaced")]
+)
+def test_a_search_that_ended_short_says_how_many_failed(tmp_path, monkeypatch, kind, why):
+    monkeypatch.setenv("FAKE_FAIL", "t0")
+    given = {"pruner": {"kind": "none"}, "trials": 0} if kind == "grid" else {"trials": 1, "max_pruned": 1}
+    space = {"optim.clip": {"choices": [1.0, 2.0]}}
+    spec = tiny_spec(space=space, sampler={"kind": kind}, baselines={}, checks={}, **{"start": [], **given})
+    launch = create(tmp_path, spec)
+    steps(launch)
+    state = progress.snapshot(launch)
+    console = Console(file=io.StringIO(), width=200)
+    _print_result(console, Result(launch, state))
+    assert (
+        f"the search ended with 0 of {state.trials_wanted} trials: {state.search.failed} were pruned or failed"
+        in (said := console.file.getvalue())
+    )
+    assert why in said
+    assert state.search.failed > 0
