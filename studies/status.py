@@ -191,6 +191,8 @@ def status_lines(status: Status) -> list[str]:
         lines.append(f"queued: {state.search.waiting + state.cells.waiting}{_begun(state)}")
     lines += [job.words() for job in status.jobs]
     lines += [f"failed: {row.label} {row.params}: {row.reason}" for row in state.of_state("fail")]
+    if state.in_vain:  # otherwise it is the usual end of a poor setting
+        lines += [f"pruned: {row.label} {row.params}: {row.reason}" for row in state.of_state("pruned")]
     if status.aborted:
         lines.append(f"ended by an error: {status.aborted}")
         return lines  # which says what to do

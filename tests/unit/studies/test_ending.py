@@ -12,6 +12,7 @@ from click.testing import Result
 from studies import prepare, progress
 from studies import worker as worker_process
 from studies.display import ending_text
+from studies.status import status, status_lines
 from studies.storage import Launch
 from tests.suites import fake_runner
 from tests.suites.cells_only import CELLS
@@ -96,6 +97,8 @@ def test_bad_numbers_alone_are_no_answer(tmp_path: Path, monkeypatch: pytest.Mon
     assert said in result.stderr
     assert "retry" not in result.output
     assert progress.write_summary(launch)["in_vain"]
+    told = [text for text in status_lines(status(launch)) if text.startswith("pruned: trial")]
+    assert [text.endswith(": diverged at step 40") for text in told] == [True, True]
 
 
 def test_the_commonest_reason_is_told_whatever_the_runs_are_called() -> None:
