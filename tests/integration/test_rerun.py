@@ -366,6 +366,7 @@ def test_a_damaged_original_is_said_before_anything_trains(home: Home, name: str
     assert not (home.root / f"again-{name}").exists()
 
 
+@pytest.mark.slow
 def test_a_name_is_not_said_to_be_nobodys_while_a_record_cannot_be_read(home: Home) -> None:
     run_dir = copy_run(home, "cut-off")
     (run_dir / records.RECORD).write_text('{"run_id": ')

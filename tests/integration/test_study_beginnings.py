@@ -123,6 +123,7 @@ def test_a_tokenizer_trained_on_other_text(whole: Path, tmp_path: Path) -> None:
         prepare.check_inputs(freeze(study(whole, base=base, baselines=cells, **space), "quick"), home)
 
 
+@pytest.mark.slow
 def test_the_run_that_a_name_means_is_frozen_with_the_launch(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +173,7 @@ def test_the_run_that_a_name_means_is_frozen_with_the_launch(
         prepare.prepare(Options("tiny"), home)
 
 
+@pytest.mark.slow
 def test_a_frozen_place_is_the_homes_wherever_its_disk_is_and_wherever_one_stands(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ def test_a_lock_that_is_held_is_not_removed(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "said"), [("a?b", "'?'"), ("a%20b", "'%20'")])
 def test_a_path_that_no_databases_address_can_hold_is_refused(tmp_path: Path, name: str, said: str) -> None:
     """The studies of such a home went to a database beside it."""
@@ -125,6 +126,7 @@ def test_a_path_that_no_databases_address_can_hold_is_refused(tmp_path: Path, na
     assert list(tmp_path.iterdir()) == [tmp_path / name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a%b", "a#b", "a;b&c@d:e", "a b", "é [+]="])
 def test_other_paths_are_taken_as_they_are(tmp_path: Path, name: str) -> None:
     home = open_home(tmp_path / name)

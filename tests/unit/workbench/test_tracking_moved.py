@@ -179,6 +179,7 @@ def served_experiment(home: Home, name: str) -> tuple[str, str]:
     return number, run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [{}, {"config.yaml": "0" * 64}])
 def test_a_server_that_went_away_before_any_artifact_locks_nobody_out(home: Home, sent: dict[str, str]) -> None:
     number, run = served_experiment(home, "demo")
@@ -194,6 +195,7 @@ def test_a_server_that_went_away_before_any_artifact_locks_nobody_out(home: Home
     assert then.get_run(run).info.artifact_uri == f"{home.artifacts.as_uri()}/{number}/{run}/artifacts"
 
 
+@pytest.mark.slow
 def test_what_has_no_run_is_left_as_it_is(home: Home) -> None:
     """Whose it is nobody knows: MLflow's own experiment is one of them, and others come to other servers."""
     client(open_tracker(None, home=home))
@@ -202,6 +204,7 @@ def test_what_has_no_run_is_left_as_it_is(home: Home) -> None:
     assert not bring_artifacts_along(home)
 
 
+@pytest.mark.slow
 def test_a_launch_with_a_report_counts_as_sent(home: Home) -> None:
     _, run = served_experiment(home, "demo")
     home.study("demo").mkdir()
@@ -213,6 +216,7 @@ def test_a_launch_with_a_report_counts_as_sent(home: Home) -> None:
     assert not bring_artifacts_along(home)
 
 
+@pytest.mark.slow
 def test_of_several_served_experiments_only_the_homes_own_are_taken(home: Home) -> None:
     ours, run = served_experiment(home, "ours")
     other, their_run = served_experiment(home, "theirs")
