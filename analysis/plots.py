@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis import style
 from analysis.comparison import Comparison
@@ -221,9 +220,7 @@ def orders_figure(comparison: Comparison, floors: pd.DataFrame) -> Picture | Non
         handles.append(Line2D([], [], color=GREY, lw=1.4, ls=style.FLOOR_STYLES[table], label=f"{table} table"))
     axes.set_yscale("log")
     axes.set_ylim(bottom=bottom * 0.8)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    style.label_log_y(axes, lambda value: f"{value:g}")
     axes.set_xticks(list(ORDERS), [f"Brier-{n}" for n in ORDERS])
     axes.grid(axis="x", visible=False)
     axes.set_ylabel("Brier-n (%, log scale)")

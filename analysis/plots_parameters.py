@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from analysis import style
 from analysis.ablation import categories
@@ -128,8 +127,7 @@ def _noise_figure(k: int, rows: pd.DataFrame, latents: list[int], kl_floors: lis
         )
     axes.set_yscale("log")
     axes.invert_yaxis()
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * (1 - value):.10g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    style.label_log_y(axes, lambda value: f"{100 * (1 - value):.10g}")
     axes.set_xlabel("standard deviation of the noise added to μ")
     axes.set_ylabel("tokens reconstructed (%)")
     here = [v for v in latents if (rows["latent_dim"] == v).any()]

@@ -121,6 +121,14 @@ def render(figure: Figure, name: str, title: str, text: str, *, data: str = "") 
     return Picture(name, title, text, content, png.getvalue(), small, paper_files(figure, small=small), data)
 
 
+def label_log_y(axes: Axes, words: Callable[[float], str]) -> None:
+    """Labels at 1, 2 and 5 of every decade, so that an axis of less than one has several; none between them, which
+    matplotlib writes as TeX."""
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def _fit(figure: Figure, legend: Legend) -> None:
     """A legend above the axes in as many columns as fit; what stands beyond the edges of the figure is cut off."""
     labels = [text.get_text() for text in legend.get_texts()]

@@ -42,3 +42,21 @@ def test_a_legend_has_as_many_columns_as_fit(words: str) -> None:
         if columns > 1:
             renderer = FigureCanvasAgg(figure).get_renderer()
             assert legend.get_window_extent(renderer).width <= figure.bbox.width
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"), [(4.0, 60.0, ["5", "10", "20", "50"]), (0.04, 0.33, ["0.05", "0.1", "0.2"])]
+)
+def test_labels_of_a_logarithmic_height_are_words_and_several(low: float, high: float, labels: list[str]) -> None:
+    figure, axes = pyplot.subplots()
+    try:
+        axes.plot([1.0, 2.0], [low, high])
+        axes.set_yscale("log")
+        axes.set_ylim(low, high)
+        style.label_log_y(axes, lambda value: f"{value:g}")
+        figure.canvas.draw()
+        shown = [label for label in axes.yaxis.get_ticklabels(which="both") if label.get_text()]
+        within = [label.get_text() for label in shown if low <= label.get_position()[1] <= high]
+        assert within == labels
+    finally:
+        pyplot.close(figure)

@@ -114,3 +114,14 @@ def test_another_archive_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "p.npz", values=np.zeros(3))
     with pytest.raises(RunError, match="lacks clusters, starts"):
         read_positions(tmp_path / "p.npz")
+
+
+@pytest.mark.parametrize("kind", ["a text", "a single array"])
+def test_what_is_no_archive_is_said_without_advice_to_load_it_unsafely(tmp_path: Path, kind: str) -> None:
+    with (tmp_path / "p.npz").open("wb") as file:
+        if kind == "a text":
+            file.write(b"hi")
+        else:
+            np.save(file, np.zeros(3))
+    with pytest.raises(RunError, match=r"cannot be read \(it is no archive of arrays\)"):
+        read_positions(tmp_path / "p.npz")
